@@ -1,0 +1,161 @@
+"""`experts.yaml` → frozen domain values. Nothing is built here, only read and checked.
+
+The file's shape is a set of pydantic models (`schema`) that forbid unknown keys; what leaves
+is plain dataclasses. Every complaint is a `ConfigError` that names the file and the key, and
+for an unknown key the nearest known one. Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coe.config.complaints import config_error
+from coe.config.reading import read_yaml
+from coe.config.schema import (
+    EncoderKind,
+    EncoderModel,
+    ExpertModel,
+    FileModel,
+    LocalModel,
+    OpenAIModel,
+    ReplayModel,
+    ScriptedModel,
+)
+from coe.errors import ConfigError, UnknownExpert
+from coe.experts import (
+    EngineSpec,
+    Expert,
+    ExpertPool,
+    Footprint,
+    LocalSpec,
+    OpenAISpec,
+    Price,
+    ReplaySpec,
+    ScriptedSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Which encoder turns queries into vectors."""
+
+    kind: EncoderKind = "static"
+    model: str | None = None
+    """A folder, a hub name or the endpoint's model; None is the shipped one."""
+    base_url: str | None = None
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """How scores become experts."""
+
+    kind: str = "top-1"
+    k: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Which scorer routes, where its fitted arrays lie, and under which policy."""
+
+    scorer: str
+    artifact: Path
+    policy: PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything one `experts.yaml` says."""
+
+    file: Path
+    pool: ExpertPool
+    router: RouterConfig
+    encoder: EncoderConfig
+    local_memory_gib: float
+    """Memory that `local` experts may occupy together."""
+    startup_timeout_s: float
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads and checks one file. Raises `ConfigError` and nothing else."""
+    file = Path(path)
+    try:
+        parsed = FileModel.model_validate(read_yaml(file))
+    except ValidationError as error:
+        raise config_error(error, file) from None
+    return _domain(parsed, file)
+
+
+def _domain(parsed: FileModel, file: Path) -> Config:
+    experts = tuple(_expert(expert, file, i) for i, expert in enumerate(parsed.experts))
+    try:
+        pool = ExpertPool(experts, parsed.fallback)
+    except UnknownExpert as error:
+        raise ConfigError(str(error), file=str(file), key="fallback") from None
+    except ConfigError as error:
+        raise ConfigError(error.problem, file=str(file), key=error.key) from None
+    policy = PolicyConfig(parsed.router.policy.kind, parsed.router.policy.k)
+    router = RouterConfig(parsed.router.scorer, _resolved(parsed.router.artifact, file), policy)
+    return Config(
+        file,
+        pool,
+        router,
+        _encoder(parsed.encoder, file),
+        parsed.local_memory_gib,
+        parsed.startup_timeout_s,
+    )
+
+
+def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
+    if parsed.kind == "endpoint" and not (parsed.base_url and parsed.model):
+        raise ConfigError(
+            "kind 'endpoint' needs `base_url` and `model`", file=str(file), key="encoder"
+        )
+    model = parsed.model
+    if model is not None and _resolved(model, file).exists():
+        model = str(_resolved(model, file))
+    return EncoderConfig(parsed.kind, model, parsed.base_url, parsed.api_key_env)
+
+
+def _expert(parsed: ExpertModel, file: Path, index: int) -> Expert:
+    if parsed.max_tokens >= parsed.context_tokens:
+        raise ConfigError(
+            f"{parsed.max_tokens} leaves no room for a prompt in a context of "
+            f"{parsed.context_tokens} tokens",
+            file=str(file),
+            key=f"experts[{index}].max_tokens",
+        )
+    return Expert(
+        id=parsed.id,
+        engine=_engine(parsed.engine, file, f"experts[{index}].engine"),
+        description=parsed.description,
+        skills=tuple(parsed.skills),
+        context_tokens=parsed.context_tokens,
+        max_tokens=parsed.max_tokens,
+        params_active_b=parsed.params_active_b,
+        price=Price(**parsed.price.model_dump()),
+        footprint=Footprint(**parsed.footprint.model_dump()),
+    )
+
+
+def _engine(
+    parsed: LocalModel | OpenAIModel | ReplayModel | ScriptedModel, file: Path, key: str
+) -> EngineSpec:
+    values = parsed.model_dump(exclude={"kind"})
+    if isinstance(parsed, OpenAIModel):
+        return OpenAISpec(**values)
+    if isinstance(parsed, ScriptedModel):
+        return ScriptedSpec(**values)
+    path = _resolved(parsed.path, file)
+    if not path.exists():
+        raise ConfigError(f"no such file or folder: {path}", file=str(file), key=f"{key}.path")
+    if isinstance(parsed, ReplayModel):
+        return ReplaySpec(str(path))
+    return replace(LocalSpec(**values), path=str(path))
+
+
+def _resolved(path: str, file: Path) -> Path:
+    return (file.parent / Path(path).expanduser()).resolve()

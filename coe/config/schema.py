@@ -1,0 +1,119 @@
+"""The shape of `experts.yaml`: pydantic models that forbid unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+EncoderKind = Literal["static", "onnx", "sentence-transformers", "endpoint"]
+
+_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class PriceModel(Strict):
+    usd_per_mtok_in: float = Field(0.0, ge=0)
+    usd_per_mtok_out: float = Field(0.0, ge=0)
+
+
+class FootprintModel(Strict):
+    gib: float = Field(0.0, ge=0)
+    load_s: float = Field(0.0, ge=0)
+    watts: float = Field(0.0, ge=0)
+
+
+class LocalModel(Strict):
+    kind: Literal["local"]
+    path: str = Field(min_length=1)
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    max_batch: int = Field(16, ge=1, le=1024)
+    batch_wait_s: float = Field(0.002, ge=0, le=1)
+
+
+class OpenAIModel(Strict):
+    kind: Literal["openai"]
+    base_url: str = Field(pattern=r"^https?://")
+    model: str | None = None
+    api_key_env: str | None = None
+    timeout_s: float = Field(120.0, gt=0)
+    connect_timeout_s: float = Field(5.0, gt=0)
+
+
+class ReplayModel(Strict):
+    kind: Literal["replay"]
+    path: str = Field(min_length=1)
+
+
+class ScriptedModel(Strict):
+    kind: Literal["scripted"]
+    answers: dict[str, str] = Field(default_factory=dict)
+    default: str = ""
+    tokens_per_s: float = Field(0.0, ge=0)
+    load_s: float = Field(0.0, ge=0)
+    fail_after_tokens: int | None = Field(None, ge=0)
+
+
+EngineModel = Annotated[
+    LocalModel | OpenAIModel | ReplayModel | ScriptedModel, Field(discriminator="kind")
+]
+
+
+class ExpertModel(Strict):
+    id: _Id
+    engine: EngineModel
+    description: str = ""
+    skills: list[str] = Field(default_factory=list)
+    context_tokens: int = Field(4096, ge=8)
+    max_tokens: int = Field(1024, ge=1)
+    params_active_b: float | None = Field(None, gt=0)
+    price: PriceModel = Field(default_factory=lambda: PriceModel())
+    footprint: FootprintModel = Field(default_factory=lambda: FootprintModel())
+
+
+class EncoderModel(Strict):
+    kind: EncoderKind = "static"
+    model: str | None = None
+    base_url: str | None = Field(None, pattern=r"^https?://")
+    api_key_env: str | None = None
+
+
+class PolicyModel(Strict):
+    kind: str = "top-1"
+    k: int = Field(1, ge=1)
+
+
+class RouterModel(Strict):
+    scorer: str = "knn"
+    artifact: str = "router"
+    policy: PolicyModel = Field(default_factory=lambda: PolicyModel())
+
+
+class FileModel(Strict):
+    experts: list[ExpertModel] = Field(min_length=1)
+    fallback: str | None = None
+    router: RouterModel = Field(default_factory=lambda: RouterModel())
+    encoder: EncoderModel = Field(default_factory=lambda: EncoderModel())
+    local_memory_gib: float = Field(2.0, gt=0)
+    startup_timeout_s: float = Field(300.0, gt=0)
+
+
+ENGINES: Mapping[str, type[Strict]] = {
+    "local": LocalModel,
+    "openai": OpenAIModel,
+    "replay": ReplayModel,
+    "scripted": ScriptedModel,
+}
+PLACES: Mapping[str, type[Strict]] = {
+    "experts": ExpertModel,
+    "price": PriceModel,
+    "footprint": FootprintModel,
+    "router": RouterModel,
+    "policy": PolicyModel,
+    "encoder": EncoderModel,
+}

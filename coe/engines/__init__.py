@@ -1,0 +1,1 @@
+"""Engines: what runs an expert. `base` is the seam, each other module one kind."""

@@ -1,0 +1,149 @@
+"""Everything CoE raises on purpose.
+
+    CoeError
+    ├── ConfigError                  a file or option is wrong: says which key, and the fix
+    ├── DatasetError                 data is absent or malformed: says where it comes from
+    ├── RoutingError
+    │   ├── UnknownExpert            an id that the pool does not have
+    │   └── PoolMismatch             an artifact was fitted on another pool or encoder
+    ├── RequestError                 this request can never be served as it is
+    │   └── ContextOverflow          prompt and answer do not fit the expert's context
+    ├── EngineError
+    │   ├── StartupError             an expert could not be made ready
+    │   ├── UpstreamError            an expert answered with a failure
+    │   └── UpstreamTimeout          an expert did not answer in time
+    └── AdmissionError
+        ├── QueueFull                refused now, welcome later
+        ├── BudgetExceeded           the caller's money or energy is spent
+        └── DeadlineExceeded         it would be answered too late
+
+Messages say what to change. HTTP is not known here: `service/errors.py` has the one table
+from error to status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like the given one, or None if nothing is close."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+class CoeError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigError(CoeError):
+    """A configuration file or option is wrong."""
+
+    def __init__(self, problem: str, *, file: str | None = None, key: str | None = None) -> None:
+        self.problem = problem
+        self.file = file
+        self.key = key
+        where = ": ".join(part for part in (file, key) if part)
+        super().__init__(f"{where}: {problem}" if where else problem)
+
+
+class DatasetError(CoeError):
+    """Data is absent or malformed."""
+
+
+class RoutingError(CoeError):
+    """No expert can be chosen."""
+
+
+class UnknownExpert(RoutingError):
+    """An expert id that the pool does not have."""
+
+    def __init__(self, expert_id: str, known: Iterable[str]) -> None:
+        self.expert_id = expert_id
+        self.known = tuple(known)
+        guess = nearest(expert_id, self.known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        super().__init__(
+            f"no expert {expert_id!r} in the pool ({', '.join(self.known) or 'empty'}){hint}"
+        )
+
+
+class PoolMismatch(RoutingError):
+    """An artifact was fitted on another pool or encoder than it is used with."""
+
+    def __init__(self, what: str, fitted: object, given: object, fix: str) -> None:
+        self.what = what
+        self.fitted = fitted
+        self.given = given
+        super().__init__(f"{what}: fitted with {fitted}, used with {given}; {fix}")
+
+
+class RequestError(CoeError):
+    """This request can never be served as it is."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class ContextOverflow(RequestError):
+    """Prompt and answer do not fit the expert's context."""
+
+    def __init__(self, expert_id: str, needed_tokens: int, context_tokens: int) -> None:
+        self.expert_id = expert_id
+        self.needed_tokens = needed_tokens
+        self.context_tokens = context_tokens
+        super().__init__(
+            f"expert {expert_id!r} has a context of {context_tokens} tokens and this request "
+            f"needs {needed_tokens}; shorten the messages or lower max_tokens",
+            param="messages",
+        )
+
+
+class EngineError(CoeError):
+    """An expert failed. `expert_id` says which."""
+
+    def __init__(self, expert_id: str, message: str) -> None:
+        self.expert_id = expert_id
+        super().__init__(f"expert {expert_id!r}: {message}")
+
+
+class StartupError(EngineError):
+    """An expert could not be made ready."""
+
+
+class UpstreamError(EngineError):
+    """An expert answered with a failure, or stopped in the middle of an answer."""
+
+    def __init__(self, expert_id: str, message: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(expert_id, message)
+
+
+class UpstreamTimeout(EngineError):
+    """An expert did not answer in time."""
+
+    def __init__(self, expert_id: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        super().__init__(expert_id, f"no answer within {timeout_s:g} s")
+
+
+class AdmissionError(CoeError):
+    """The request was refused, which is an answer and not a failure."""
+
+
+class QueueFull(AdmissionError):
+    """Refused now, welcome after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{message}; retry after {retry_after_s:g} s")
+
+
+class BudgetExceeded(AdmissionError):
+    """The caller's budget is spent."""
+
+
+class DeadlineExceeded(AdmissionError):
+    """It would be answered after its deadline."""

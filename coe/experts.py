@@ -1,0 +1,151 @@
+"""Experts and pools: what is known of a model before it is asked anything.
+
+Values only. How an engine is built from its spec is decided in `coe.assembly`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from coe.errors import ConfigError, UnknownExpert
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one expert charges, in US dollars per million tokens."""
+
+    usd_per_mtok_in: float = 0.0
+    usd_per_mtok_out: float = 0.0
+
+    def cost_usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        per_mtok = prompt_tokens * self.usd_per_mtok_in + completion_tokens * self.usd_per_mtok_out
+        return per_mtok / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one expert occupies while it is resident."""
+
+    gib: float = 0.0
+    """Memory on its device, GiB."""
+    load_s: float = 0.0
+    """Seconds from asked for to ready, when cold."""
+    watts: float = 0.0
+    """Draw while generating; 0 means not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSpec:
+    """A Hugging Face model directory, run in this process by transformers."""
+
+    path: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    max_batch: int = 16
+    """Most requests that generate together."""
+    batch_wait_s: float = 0.002
+    """How long a first request waits for company."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAISpec:
+    """Any OpenAI-compatible endpoint."""
+
+    base_url: str
+    """Up to and including `/v1`."""
+    model: str | None = None
+    """The name the endpoint knows it by; None means the expert's id."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key. Keys are never written in the file."""
+    timeout_s: float = 120.0
+    """Longest silence between two bytes of an answer."""
+    connect_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySpec:
+    """Recorded answers: a JSON-lines file of `{"id" or "prompt", "completion", …}`."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedSpec:
+    """The shipped fake: answers from a table of regular expressions, for tests and demos."""
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Pattern searched in the last message → answer, `\\1` and so on filled in; first hit wins."""
+    default: str = ""
+    """The answer where no pattern is found."""
+    tokens_per_s: float = 0.0
+    """Speed of the fake; 0 is instant."""
+    load_s: float = 0.0
+    fail_after_tokens: int | None = None
+    """Die mid-stream after so many tokens; None never does."""
+
+
+EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """A model with its engine, limits and price."""
+
+    id: str
+    engine: EngineSpec
+    description: str = ""
+    skills: tuple[str, ...] = ()
+    context_tokens: int = 4096
+    """Prompt and answer together."""
+    max_tokens: int = 1024
+    """Most tokens generated where the request names no number."""
+    params_active_b: float | None = None
+    """Parameters used per token, in billions; None means not known."""
+    price: Price = field(default_factory=Price)
+    footprint: Footprint = field(default_factory=Footprint)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPool:
+    """The ordered set a router chooses from. Ids are unique and it is never empty."""
+
+    experts: tuple[Expert, ...]
+    fallback_id: str | None = None
+    """The expert for queries no router is sure of; None means the pool has none."""
+
+    def __post_init__(self) -> None:
+        if not self.experts:
+            raise ConfigError("a pool needs at least one expert", key="experts")
+        seen: set[str] = set()
+        for expert in self.experts:
+            if expert.id in seen:
+                raise ConfigError(
+                    f"duplicate expert id {expert.id!r}; ids must be unique", key="experts"
+                )
+            seen.add(expert.id)
+        if self.fallback_id is not None and self.fallback_id not in seen:
+            raise UnknownExpert(self.fallback_id, self.ids)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(expert.id for expert in self.experts)
+
+    def expert(self, expert_id: str) -> Expert:
+        """The expert of that id; raises `UnknownExpert` naming the nearest one."""
+        for expert in self.experts:
+            if expert.id == expert_id:
+                return expert
+        raise UnknownExpert(expert_id, self.ids)
+
+    def subset(self, expert_ids: Sequence[str]) -> ExpertPool:
+        """The named experts, in this pool's order."""
+        wanted = {self.expert(expert_id).id for expert_id in expert_ids}
+        kept = tuple(expert for expert in self.experts if expert.id in wanted)
+        return ExpertPool(kept, self.fallback_id if self.fallback_id in wanted else None)
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+    def __iter__(self) -> Iterator[Expert]:
+        return iter(self.experts)

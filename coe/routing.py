@@ -1,0 +1,182 @@
+"""Routing: encoders describe, scorers predict, policies decide, a router joins them.
+
+A scorer predicts how well each expert would answer; a policy turns one row of scores into
+the experts to call. One fitted scorer therefore yields a whole cost-quality curve, one policy
+a point. How a router is read from files is decided in `coe.assembly`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coe.errors import PoolMismatch, RoutingError
+from coe.experts import ExpertPool
+from coe.types import Query
+
+if TYPE_CHECKING:
+    from coe.outcomes import OutcomeTable
+
+FloatArray = NDArray[np.floating]
+
+
+class Encoder(Protocol):
+    """Maps texts to unit vectors, one row each. Deterministic; order is kept."""
+
+    @property
+    def name(self) -> str:
+        """Identifies the vectors: two encoders of one name give the same vectors."""
+        ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """(n_texts, dim) float32. A text without any known token is the zero vector."""
+        ...
+
+
+class Scorer(Protocol):
+    """Predicts how well each expert would answer each query. Pure and batched."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def expert_ids(self) -> tuple[str, ...]:
+        """The columns of `score`, in order."""
+        ...
+
+    def score(self, queries: Sequence[Query]) -> FloatArray:
+        """(n_queries, n_experts), higher is better, finite."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """A scorer that can say in words why it scored one query so."""
+
+    def explain(self, query: Query) -> tuple[str, ...]: ...
+
+
+class Policy(Protocol):
+    """Turns one row of scores into the experts to call, best first. Never empty."""
+
+    @property
+    def name(self) -> str: ...
+
+    def choose(self, scores: FloatArray, pool: ExpertPool) -> tuple[str, ...]:
+        """`scores` follows the pool's order. Equal scores go to the earlier expert."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """The recorded choice for one query."""
+
+    query_id: str
+    experts: tuple[str, ...]
+    """Best first. One: routed; several: recruited."""
+    scores: Mapping[str, float]
+    router: str
+    """Scorer and policy, as `scorer/policy`."""
+    reasons: tuple[str, ...] = ()
+    """What decided it, in words a user can check."""
+
+
+class Router:
+    """A scorer, a policy and a pool. Immutable and free of side effects."""
+
+    def __init__(self, scorer: Scorer, policy: Policy, pool: ExpertPool) -> None:
+        if scorer.expert_ids != pool.ids:
+            raise PoolMismatch(
+                f"scorer {scorer.name!r}",
+                ", ".join(scorer.expert_ids),
+                ", ".join(pool.ids),
+                "fit it again with `coe fit`",
+            )
+        self.scorer = scorer
+        self.policy = policy
+        self.pool = pool
+
+    @property
+    def name(self) -> str:
+        return f"{self.scorer.name}/{self.policy.name}"
+
+    def route(self, query: Query | str) -> RoutingDecision:
+        """Chooses experts for one query, with the reasons spelled out."""
+        asked = Query.of(query)
+        decision = self._decide(asked, self._checked_scores([asked])[0])
+        return RoutingDecision(
+            decision.query_id,
+            decision.experts,
+            decision.scores,
+            decision.router,
+            self._reasons(asked, decision),
+        )
+
+    def route_batch(self, queries: Sequence[Query | str]) -> list[RoutingDecision]:
+        """Chooses experts for many queries at once, in order, without reasons."""
+        if not queries:
+            return []
+        asked = [Query.of(query) for query in queries]
+        scores = self._checked_scores(asked)
+        return [self._decide(query, row) for query, row in zip(asked, scores, strict=True)]
+
+    def with_policy(self, policy: Policy) -> Router:
+        """The same predictions under another policy."""
+        return Router(self.scorer, policy, self.pool)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Router:
+        """The router that an `experts.yaml` describes, with its fitted artifact.
+
+        Raises `ConfigError` if the file is wrong or names a router that is not fitted yet.
+        """
+        # The one deferred upward import: the door is here, the wiring is there.
+        from coe.assembly import load_router
+
+        return load_router(Path(path))
+
+    @classmethod
+    def fit(cls, table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Router:
+        """A top-1 router whose named scorer is fitted on recorded outcomes."""
+        from coe.assembly import fit_router
+
+        return fit_router(table, pool, scorer)
+
+    def _checked_scores(self, queries: Sequence[Query]) -> FloatArray:
+        scores = self.scorer.score(queries)
+        if not np.isfinite(scores).all():
+            raise RoutingError(f"scorer {self.scorer.name!r} gave scores that are not finite")
+        return scores
+
+    def _decide(self, query: Query, row: FloatArray) -> RoutingDecision:
+        experts = self.policy.choose(row, self.pool)
+        if not experts:
+            raise RoutingError(f"policy {self.policy.name!r} chose no expert")
+        scores = {id_: float(score) for id_, score in zip(self.pool.ids, row, strict=True)}
+        return RoutingDecision(query.id or uuid4().hex, experts, scores, self.name)
+
+    def _reasons(self, query: Query, decision: RoutingDecision) -> tuple[str, ...]:
+        told = self.scorer.explain(query) if isinstance(self.scorer, Explainer) else ()
+        return (*told, _comparison(decision))
+
+
+def _comparison(decision: RoutingDecision) -> str:
+    """The chosen expert beside the best one that was not chosen."""
+    first = decision.experts[0]
+    others = {id_: s for id_, s in decision.scores.items() if id_ not in decision.experts}
+    if not others:
+        return f"{first} scored {decision.scores[first]:.3f}; every expert was chosen"
+    runner_up = max(others, key=lambda id_: others[id_])
+    return (
+        f"{first} scored {decision.scores[first]:.3f}, "
+        f"the best left out was {runner_up} with {others[runner_up]:.3f}"
+    )

@@ -1,0 +1,127 @@
+"""The words every other module speaks: messages, queries, sampling, deltas, completions.
+
+Plain frozen values without behaviour beyond derived properties. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, text only."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is routed: the human's ask, and what is known about it."""
+
+    text: str
+    id: str = ""
+    category: str | None = None
+    """The subject the caller already knows it to be about; None means unknown."""
+
+    @classmethod
+    def of(cls, query: Query | str) -> Query:
+        """A query as given, or one made from bare text."""
+        return query if isinstance(query, Query) else cls(text=query)
+
+    @classmethod
+    def of_messages(cls, messages: Sequence[Message], id: str = "") -> Query:
+        """The last user turn of a conversation, which is what decides the routing."""
+        for message in reversed(messages):
+            if message.role == "user":
+                return cls(text=message.content, id=id)
+        return cls(text=messages[-1].content if messages else "", id=id)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How an expert picks tokens. The default is greedy, so that answers repeat."""
+
+    max_tokens: int | None = None
+    """Most tokens to generate; None leaves it to the expert's own limit."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    seed: int | None = None
+    """Same seed, same request, same expert: same text. None draws a fresh one."""
+    stop: tuple[str, ...] = ()
+    """Generation ends before the first of these strings, which is not part of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What an engine is asked to generate."""
+
+    messages: tuple[Message, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    id: str = ""
+    """The query's id where it has one; recorded answers are looked up by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the expert's own tokenizer counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One piece of a streamed completion.
+
+    A stream is any number of text deltas and then exactly one with a finish reason, which also
+    carries the usage. A stream that ends without a finish reason was cut off.
+    """
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations of one completion, in seconds, all from the same monotonic clock."""
+
+    ttft_s: float
+    """Request to first text."""
+    e2el_s: float
+    """Request to last delta."""
+
+    def tpot_s(self, completion_tokens: int) -> float | None:
+        """Seconds per token after the first; None below two tokens, where it is undefined."""
+        if completion_tokens < 2:
+            return None
+        return (self.e2el_s - self.ttft_s) / (completion_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer of one expert."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing | None = None
+    """None where the answer was recorded, not generated."""

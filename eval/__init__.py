@@ -1,0 +1,1 @@
+"""Evaluation: data in, one number per query and router, intervals and reports out."""

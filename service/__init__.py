@@ -1,0 +1,1 @@
+"""The gateway: an OpenAI-compatible HTTP surface over a composition."""
