@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from coe.aggregation import Aggregator, First
 from coe.engines.base import Engine, closing_stream, collect
@@ -37,7 +37,7 @@ class Composition:
 
     async def stream(
         self, request: GenerationRequest, decision: RoutingDecision
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         """One answer, piece by piece, under the contract of `Engine.stream`.
 
         A routed expert's own deltas pass through. Recruited experts answer together and the

@@ -64,6 +64,8 @@ class RouterConfig:
     scorer: str
     artifact: Path
     policy: PolicyConfig
+    outcomes: Path | None = None
+    """Recorded outcomes that `coe fit` fits on where the command names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,13 @@ def _domain(parsed: FileModel, file: Path) -> Config:
     except ConfigError as error:
         raise ConfigError(error.problem, file=str(file), key=error.key) from None
     policy = PolicyConfig(parsed.router.policy.kind, parsed.router.policy.k)
-    router = RouterConfig(parsed.router.scorer, _resolved(parsed.router.artifact, file), policy)
+    outcomes = parsed.router.outcomes
+    router = RouterConfig(
+        parsed.router.scorer,
+        _resolved(parsed.router.artifact, file),
+        policy,
+        None if outcomes is None else _resolved(outcomes, file),
+    )
     return Config(
         file,
         pool,

@@ -14,10 +14,11 @@ from coe.errors import ConfigError, nearest
 def config_error(error: ValidationError, file: Path) -> ConfigError:
     """The first complaint, in the file's own terms; how many more there are is told too."""
     details = error.errors(include_url=False, include_context=True)
-    first = details[0]
+    # A misspelt key is told before the key that is missing because of it.
+    first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     location = tuple(part for part in first["loc"] if part not in ENGINES)
     problem = _problem(str(first["type"]), first["msg"], location, first["loc"], first["input"])
-    more = f" ({len(details) - 1} more after this one)" if len(details) > 1 else ""
+    more = f" ({len(details) - 1} more)" if len(details) > 1 else ""
     return ConfigError(problem + more, file=str(file), key=_dotted(location) or None)
 
 

@@ -91,6 +91,7 @@ class PolicyModel(Strict):
 class RouterModel(Strict):
     scorer: str = "knn"
     artifact: str = "router"
+    outcomes: str | None = None
     policy: PolicyModel = Field(default_factory=lambda: PolicyModel())
 
 

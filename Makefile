@@ -1,0 +1,62 @@
+# Two commands on a fresh machine: `make serve` and `make test`. Both set everything up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: $(STAMP)  ## Create .venv and install everything from the pinned constraints
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "coe needs Python 3.11 or newer; run make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+.PHONY: serve
+serve: $(STAMP)  ## Serve the default pool on http://127.0.0.1:8000
+	$(BIN)/coe serve
+
+.PHONY: test
+test: $(STAMP)  ## Run the fast tests
+	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(STAMP)  ## Run the slow tests, with a real vLLM in an environment of its own
+	$(BIN)/python tests/vllm/install.py
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: check
+check: $(STAMP)  ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP)  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: zoo
+zoo: $(STAMP)  ## Train the six tiny experts again, record their outcomes, fit the router
+	for name in arithmetic geography chemistry vocabulary text generalist; do \
+	  $(BIN)/python -m coe.zoo.train $$name || exit 1; done
+	$(BIN)/coe eval zoo --split all --record coe/zoo/outcomes.parquet
+	$(BIN)/coe fit
+
+.PHONY: bench
+bench: $(STAMP)  ## Run the benchmarks and write bench/results/
+	$(BIN)/python bench/serving.py
+	$(BIN)/python bench/encoders.py
+
+.PHONY: clean
+clean:  ## Remove the environments and caches
+	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,0 +1,146 @@
+"""The one place that turns a `Config` into objects: it alone names concrete classes together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coe.composition import Composition
+from coe.config import Config, EncoderConfig, load_config
+from coe.encoders import (
+    EndpointEncoder,
+    OnnxEncoder,
+    SentenceTransformerEncoder,
+    default_encoder,
+)
+from coe.encoders.static import StaticEncoder
+from coe.engines.base import Engine
+from coe.engines.local import LocalEngine
+from coe.engines.local_memory import LocalMemory
+from coe.engines.openai import OpenAIEngine
+from coe.engines.replay import ReplayEngine
+from coe.engines.scripted import ScriptedEngine
+from coe.errors import ConfigError, PoolMismatch, nearest
+from coe.experts import Expert, ExpertPool, LocalSpec, OpenAISpec, ReplaySpec
+from coe.outcomes import OutcomeTable
+from coe.routers.artifacts import Artifact
+from coe.routers.baselines import BestSingleScorer, RandomScorer
+from coe.routers.category import CategoryScorer
+from coe.routers.neighbors import NeighborsScorer
+from coe.routers.policies import TopK, policy_named
+from coe.routing import Encoder, Router, Scorer
+
+
+class FittedScorer(Scorer, Protocol):
+    """A scorer that can be written to files."""
+
+    def artifact(self) -> Artifact: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerKind:
+    """How one kind of scorer is fitted and read back."""
+
+    fit: Callable[[OutcomeTable, Encoder], FittedScorer]
+    restore: Callable[[Artifact, Encoder], FittedScorer]
+
+
+SCORERS: Mapping[str, ScorerKind] = {
+    "best-single": ScorerKind(
+        lambda table, _: BestSingleScorer.fit(table), lambda artifact, _: BestSingleScorer(artifact)
+    ),
+    "category": ScorerKind(CategoryScorer.fit, CategoryScorer),
+    "knn": ScorerKind(NeighborsScorer.fit, NeighborsScorer),
+}
+"""Scorers that are fitted on outcomes. `random` needs no fit, `oracle` is no router."""
+
+ROUTERS = ("random", *SCORERS)
+
+
+def scorer_kind(name: str) -> ScorerKind:
+    """Raises `ConfigError` with the nearest known name."""
+    if name not in SCORERS:
+        guess = nearest(name, ROUTERS)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise ConfigError(f"unknown router {name!r} (known: {', '.join(ROUTERS)}){hint}")
+    return SCORERS[name]
+
+
+def encoder_for(config: EncoderConfig) -> Encoder:
+    """The encoder a configuration names; the shipped table where it names none."""
+    if config.kind == "static":
+        return default_encoder() if config.model is None else StaticEncoder(Path(config.model))
+    if config.kind == "endpoint":
+        assert config.base_url is not None  # checked with the file
+        return EndpointEncoder(config.base_url, config.model or "", config.api_key_env)
+    if config.model is None:
+        raise ConfigError(f"kind {config.kind!r} needs `model`", key="encoder.model")
+    if config.kind == "onnx":
+        return OnnxEncoder(Path(config.model))
+    return SentenceTransformerEncoder(config.model)
+
+
+def fit_scorer(name: str, table: OutcomeTable, encoder: Encoder) -> Scorer:
+    """The named scorer, fitted. `random` only takes the pool from the table."""
+    if name == RandomScorer.name:
+        return RandomScorer(table.expert_ids)
+    return scorer_kind(name).fit(table, encoder)
+
+
+def fit_router(table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Router:
+    """A top-1 router with the default encoder, fitted on the pool's columns of the table."""
+    fitted = fit_scorer(scorer, table.for_experts(pool.ids), default_encoder())
+    return Router(fitted, TopK(1), pool)
+
+
+def fit_artifact(config: Config, table: OutcomeTable, scorer: str | None = None) -> Artifact:
+    """The configured (or named) scorer fitted on the pool's columns of the table."""
+    name = scorer or config.router.scorer
+    kind = scorer_kind(name)
+    return kind.fit(table.for_experts(config.pool.ids), encoder_for(config.encoder)).artifact()
+
+
+def load_router(source: Path | Config) -> Router:
+    """The router of an `experts.yaml`, read from its fitted artifact."""
+    config = source if isinstance(source, Config) else load_config(source)
+    policy = policy_named(config.router.policy.kind, config.router.policy.k)
+    name = config.router.scorer
+    if name == RandomScorer.name:
+        return Router(RandomScorer(config.pool.ids), policy, config.pool)
+    kind = scorer_kind(name)
+    artifact = Artifact.load(config.router.artifact)
+    if artifact.manifest.scorer != name:
+        raise PoolMismatch(
+            f"router artifact {config.router.artifact.name!r}",
+            artifact.manifest.scorer,
+            name,
+            "fit it again with `coe fit`",
+        )
+    encoder = encoder_for(config.encoder)
+    artifact.check(config.pool.ids, encoder.name)
+    return Router(kind.restore(artifact, encoder), policy, config.pool)
+
+
+def load_composition(source: Path | Config) -> Composition:
+    """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked."""
+    config = source if isinstance(source, Config) else load_config(source)
+    return Composition(load_router(config), engines_for(config))
+
+
+def engines_for(config: Config) -> dict[str, Engine]:
+    """One engine for each expert, stopped. Local ones share the configured memory."""
+    memory = LocalMemory(config.local_memory_gib)
+    return {expert.id: _engine(expert, memory) for expert in config.pool}
+
+
+def _engine(expert: Expert, memory: LocalMemory) -> Engine:
+    spec = expert.engine
+    if isinstance(spec, LocalSpec):
+        return LocalEngine(expert, memory)
+    if isinstance(spec, OpenAISpec):
+        return OpenAIEngine(expert)
+    if isinstance(spec, ReplaySpec):
+        return ReplayEngine(expert)
+    return ScriptedEngine(expert)

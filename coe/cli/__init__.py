@@ -1,0 +1,60 @@
+"""The command line: one file a command, nothing but wiring.
+
+Exit codes: 0 done, 1 an expert or the data failed, 2 the command or a file is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from coe.cli.ask import ask
+from coe.cli.eval import eval_app
+from coe.cli.fit import fit
+from coe.cli.init import init
+from coe.cli.route import route
+from coe.cli.serve import serve
+from coe.errors import CoeError, ConfigError, DatasetError, RoutingError
+
+app = typer.Typer(
+    help="A compound-AI router over multiple expert LLMs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (init, serve, route, ask, fit):
+    app.command()(command)
+app.add_typer(eval_app, name="eval")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    if version:
+        from coe import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command; errors raised on purpose become one line on stderr."""
+    try:
+        app()
+    except (ConfigError, DatasetError, RoutingError) as error:
+        _fail(error, 2)
+    except CoeError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, which ends the command without a complaint.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(error: CoeError, code: int) -> None:
+    print(f"coe: {error}", file=sys.stderr)
+    sys.exit(code)

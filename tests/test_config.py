@@ -1,0 +1,180 @@
+"""Every way a file can be wrong gives one `ConfigError` that names file, key and fix."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coe.config import load_config
+from coe.errors import ConfigError
+from coe.experts import OpenAISpec, ScriptedSpec
+
+EXPERT = "{id: a, engine: {kind: scripted, default: hi}}"
+
+
+def _write(folder: Path, text: str) -> Path:
+    file = folder / "experts.yaml"
+    file.write_text(textwrap.dedent(text), encoding="utf-8")
+    return file
+
+
+def test_minimal_file_gives_defaults(tmp_path: Path) -> None:
+    config = load_config(_write(tmp_path, f"experts: [{EXPERT}]"))
+    assert config.pool.ids == ("a",)
+    assert config.pool.experts[0].engine == ScriptedSpec(default="hi")
+    assert config.router.scorer == "knn"
+    assert config.router.artifact == (tmp_path / "router").resolve()
+    assert config.encoder.kind == "static"
+
+
+def test_full_expert_is_read(tmp_path: Path) -> None:
+    config = load_config(
+        _write(
+            tmp_path,
+            """
+            experts:
+              - id: org/model-7b
+                description: d
+                skills: [x, y]
+                engine: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key_env: K}
+                context_tokens: 100
+                max_tokens: 50
+                params_active_b: 7
+                price: {usd_per_mtok_in: 1, usd_per_mtok_out: 2.5}
+                footprint: {gib: 3.5, load_s: 4, watts: 5}
+            fallback: org/model-7b
+            router: {scorer: category, artifact: a/b, policy: {kind: top-k, k: 3}}
+            """,
+        )
+    )
+    expert = config.pool.expert("org/model-7b")
+    assert expert.engine == OpenAISpec("http://127.0.0.1:1/v1", api_key_env="K")
+    assert expert.price.cost_usd(1_000_000, 2_000_000) == 6.0
+    assert expert.footprint.gib == 3.5
+    assert expert.skills == ("x", "y")
+    assert config.pool.fallback_id == "org/model-7b"
+    assert (config.router.policy.kind, config.router.policy.k) == ("top-k", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        (f"experts: [{EXPERT}]\nrooter: {{}}", "rooter", ["unknown key 'rooter'", "'router'"]),
+        (
+            "experts: [{id: a, engin: {kind: scripted}}]",
+            "experts[0].engin",
+            ["'engine'?", "1 more"],
+        ),
+        ("experts: [{id: a}]", "experts[0].engine", ["is required and missing"]),
+        (
+            "experts: [{id: a, engine: {kind: scripted}, contxt_tokens: 9}]",
+            "experts[0].contxt_tokens",
+            ["'contxt_tokens'", "did you mean 'context_tokens'?"],
+        ),
+        (
+            "experts: [{id: a, engine: {kind: scripted, anwsers: {}}}]",
+            "experts[0].engine.anwsers",
+            ["did you mean 'answers'?"],
+        ),
+        (
+            "experts: [{id: a, engine: {kind: scripted}, price: {usd_per_mtok: 1}}]",
+            "experts[0].price.usd_per_mtok",
+            ["did you mean 'usd_per_mtok_"],
+        ),
+        (f"experts: [{EXPERT}, {EXPERT}]", "experts", ["duplicate expert id 'a'"]),
+        ("experts: []", "experts", ["at least 1"]),
+        ("fallback: x", "experts", ["is required and missing"]),
+        (f"experts: [{EXPERT}]\nfallback: b", "fallback", ["no expert 'b'"]),
+        ("experts: [{id: 7, engine: {kind: scripted}}]", "experts[0].id", ["string", "not 7"]),
+        ("experts: [{id: a, engine: {kind: scriptd}}]", "experts[0].engine", ["'scripted'?"]),
+        ("experts: [{id: a, engine: {}}]", "experts[0].engine", ["needs a `kind`"]),
+        (
+            "experts: [{id: a, engine: {kind: local, path: nowhere}}]",
+            "experts[0].engine.path",
+            ["no such file or folder", "nowhere"],
+        ),
+        (
+            "experts: [{id: a, engine: {kind: scripted}, context_tokens: many}]",
+            "experts[0].context_tokens",
+            ["integer", "not 'many'"],
+        ),
+        (
+            "experts: [{id: a, engine: {kind: scripted}, context_tokens: 10, max_tokens: 10}]",
+            "experts[0].max_tokens",
+            ["leaves no room"],
+        ),
+        (
+            "experts: [{id: a, engine: {kind: openai, base_url: 'http://x/v1', api_key: s}}]",
+            "experts[0].engine.api_key",
+            ["environment variable", "api_key_env"],
+        ),
+        (f"experts: [{EXPERT}]\nexperts: [{EXPERT}]", None, ["given twice", "line 2"]),
+        ("experts: [", None, ["not valid YAML", "line"]),
+        ("- a", None, ["must be a mapping"]),
+        ("", None, ["must be a mapping"]),
+        (f"experts: [{EXPERT}]\nencoder: {{kind: endpoint}}", "encoder", ["base_url"]),
+    ],
+)
+def test_wrong_file_is_explained(
+    tmp_path: Path, text: str, key: str | None, words: list[str]
+) -> None:
+    file = _write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert caught.value.file == str(file)
+    assert caught.value.key == key
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="coe init"):
+        load_config(tmp_path / "experts.yaml")
+
+
+_YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["experts", "id", "engine", "kind", "path", "router", "x"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=_YAML)
+def test_any_yaml_is_read_or_explained(
+    value: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("any") / "experts.yaml"
+    file.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    outcome = _load_or_complaint(file)
+    assert isinstance(outcome, int) or str(file) in outcome
+
+
+def _load_or_complaint(file: Path) -> int | str:
+    """The size of the pool, or the complaint; anything else that is raised fails the test."""
+    try:
+        return len(load_config(file).pool)
+    except ConfigError as error:
+        return str(error)
+
+
+def test_shipped_pool_is_the_rendered_template(repository: Path) -> None:
+    from coe.zoo.pool import render_pool
+
+    assert (repository / "experts.yaml").read_text("utf-8") == render_pool("coe/zoo")
+
+
+def test_shipped_pool_loads(repository: Path) -> None:
+    config = load_config(repository / "experts.yaml")
+    assert len(config.pool) == 6
+    assert config.pool.fallback_id == "generalist"

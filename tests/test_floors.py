@@ -1,0 +1,150 @@
+"""Imports go down only, and heavy packages are imported only where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FLOORS: dict[str, int] = {
+    "coe": 0,
+    "coe.types": 0,
+    "coe.errors": 0,
+    "coe.experts": 1,
+    "coe.routing": 2,
+    "coe.outcomes": 2,
+    "coe.profiles": 2,
+    "coe.index": 2,
+    "coe.engines": 3,
+    "coe.routers": 3,
+    "coe.encoders": 3,
+    "coe.aggregation": 3,
+    "coe.config": 3,
+    "coe.zoo": 3,
+    "coe.scheduling": 4,
+    "coe.composition": 5,
+    "coe.assembly": 6,
+    "coe.service": 7,
+    "coe.eval": 7,
+    "coe.cli": 8,
+}
+STANDARD_ONLY = ("coe.types", "coe.errors", "coe.experts", "coe.profiles")
+HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "sklearn", "scipy")
+AT_HOME = {
+    "pydantic": ("coe.config", "coe.service"),
+    "yaml": ("coe.config",),
+    "typer": ("coe.cli",),
+    "rich": ("coe.cli", "coe.eval"),
+    "starlette": ("coe.service",),
+    "uvicorn": ("coe.service",),
+    "aiohttp": ("coe.engines",),
+    "faiss": ("coe.index",),
+    "pyarrow": ("coe.eval",),
+}
+# The door `Router.load` is on floor 2 and its wiring on floor 6: deferred, and the only two.
+EXCEPTIONS = {("coe.routing", "coe.assembly")}
+
+
+def _modules(repository: Path) -> Iterator[tuple[str, Path]]:
+    for top in ("coe", "routers", "eval", "service"):
+        for path in sorted((repository / top).rglob("*.py")):
+            relative = path.relative_to(repository)
+            if top == "coe" and relative.parts[1] in ("routers", "eval", "service"):
+                continue
+            parts = relative.with_suffix("").parts
+            parts = parts if top == "coe" else ("coe", *parts)
+            yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def _home(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _imports(tree: ast.AST, top_level_only: bool = False) -> Iterator[str]:
+    nodes = _top_level(tree) if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Statements that run on import: not those in functions or under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from _top_level(node)
+
+
+def _parsed(repository: Path) -> list[tuple[str, ast.Module]]:
+    return [(name, ast.parse(path.read_text("utf-8"))) for name, path in _modules(repository)]
+
+
+def test_floors_know_every_module(repository: Path) -> None:
+    homes = {_home(name) for name, _ in _modules(repository)}
+    assert homes - set(FLOORS) == set()
+    assert {"coe.routers", "coe.eval", "coe.service"} <= homes
+
+
+def test_imports_go_down_only(repository: Path) -> None:
+    wrong = []
+    for name, tree in _parsed(repository):
+        for imported in _imports(tree):
+            if not imported.startswith("coe") or _home(imported) == _home(name):
+                continue
+            pair = (_home(name), _home(imported))
+            if name == "coe" or pair in EXCEPTIONS:
+                continue
+            if FLOORS[pair[1]] >= FLOORS[pair[0]] and not _is_same_low_floor(*pair):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def _is_same_low_floor(importer: str, imported: str) -> bool:
+    """Floors 0 to 2 are the shared vocabulary: its members may use each other."""
+    return FLOORS[importer] == FLOORS[imported] <= 2
+
+
+def test_low_floors_use_the_standard_library_only(repository: Path) -> None:
+    for name, tree in _parsed(repository):
+        if name in STANDARD_ONLY:
+            for imported in _imports(tree):
+                top = imported.split(".")[0]
+                assert top == "coe" or top in sys.stdlib_module_names, f"{name}: {imported}"
+
+
+def test_heavy_packages_are_never_imported_at_module_level(repository: Path) -> None:
+    for name, tree in _parsed(repository):
+        tops = {imported.split(".")[0] for imported in _imports(tree, top_level_only=True)}
+        assert tops.isdisjoint(HEAVY), f"{name} imports {tops & set(HEAVY)} when it is imported"
+
+
+@pytest.mark.parametrize("package", AT_HOME)
+def test_third_party_packages_stay_at_home(repository: Path, package: str) -> None:
+    for name, tree in _parsed(repository):
+        tops = {imported.split(".")[0] for imported in _imports(tree)}
+        if package in tops:
+            assert _home(name) in AT_HOME[package], f"{name} imports {package}"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("coe", ("numpy", "torch", "pydantic")),
+        ("coe.assembly", ("torch", "transformers", "pyarrow", "sklearn", "scipy")),
+        ("coe.service.app", ("torch", "transformers", "pyarrow", "sklearn", "scipy")),
+        ("coe.cli", ("numpy", "torch", "pydantic", "starlette")),
+    ],
+)
+def test_import_loads_nothing_heavy(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*[m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
