@@ -54,8 +54,8 @@ zoo: $(STAMP)  ## Train the six tiny experts again, record their outcomes, fit t
 
 .PHONY: bench
 bench: $(STAMP)  ## Run the benchmarks and write bench/results/
-	$(BIN)/python bench/serving.py
-	$(BIN)/python bench/encoders.py
+	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.encoders
 
 .PHONY: clean
 clean:  ## Remove the environments and caches

@@ -1,6 +1,6 @@
 """Measures the gateway on this machine: import, start, memory, routing, requests per second.
 
-    python bench/serving.py [--out bench/results/serving.json]
+    python -m bench.serving [--out bench/results/serving.json]
 
 Every figure is taken here and now. Machines differ and are noisy: compare ratios taken in one
 run, not figures of two runs. The floor beside each import is an empty interpreter.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/serving.json")
     parser.add_argument("--seconds", type=float, default=8.0)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"machine": _machine(), "command": "python bench/serving.py"}
+    results: dict[str, Any] = {"machine": _machine(), "command": "python -m bench.serving"}
     results["import"] = measure_imports()
     results["route"] = measure_routing()
     results["zoo"] = measure_zoo_server(arguments.seconds)

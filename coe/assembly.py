@@ -73,13 +73,10 @@ def encoder_for(config: EncoderConfig) -> Encoder:
     if config.kind == "static":
         return default_encoder() if config.model is None else StaticEncoder(Path(config.model))
     if config.kind == "endpoint":
-        assert config.base_url is not None  # checked with the file
-        return EndpointEncoder(config.base_url, config.model or "", config.api_key_env)
-    if config.model is None:
-        raise ConfigError(f"kind {config.kind!r} needs `model`", key="encoder.model")
-    if config.kind == "onnx":
-        return OnnxEncoder(Path(config.model))
-    return SentenceTransformerEncoder(config.model)
+        return EndpointEncoder(config.base_url or "", config.model or "", config.api_key_env)
+    # That these kinds name a model was checked when the file was read.
+    model = config.model or ""
+    return OnnxEncoder(Path(model)) if config.kind == "onnx" else SentenceTransformerEncoder(model)
 
 
 def fit_scorer(name: str, table: OutcomeTable, encoder: Encoder) -> Scorer:
@@ -95,10 +92,9 @@ def fit_router(table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Ro
     return Router(fitted, TopK(1), pool)
 
 
-def fit_artifact(config: Config, table: OutcomeTable, scorer: str | None = None) -> Artifact:
-    """The configured (or named) scorer fitted on the pool's columns of the table."""
-    name = scorer or config.router.scorer
-    kind = scorer_kind(name)
+def fit_artifact(config: Config, table: OutcomeTable) -> Artifact:
+    """The configured scorer fitted on the pool's columns of the table."""
+    kind = scorer_kind(config.router.scorer)
     return kind.fit(table.for_experts(config.pool.ids), encoder_for(config.encoder)).artifact()
 
 

@@ -8,11 +8,13 @@ k is chosen by cross-validation on the fit data when it is not given.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from coe.index import NearestNeighbors
+from numpy.typing import NDArray
 
 from coe.errors import DatasetError
+from coe.index import NearestNeighbors
 from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
 from coe.routing import Encoder, FloatArray
@@ -56,7 +58,10 @@ class NeighborsScorer:
             {"k": min(chosen, table.n_queries), "k_given": k is not None, "seed": seed},
         )
         # Half precision halves the file; a cosine moves by less than 0.001.
-        arrays = {"vectors": vectors.astype(np.float16), "outcomes": outcomes}
+        arrays: dict[str, NDArray[Any]] = {
+            "vectors": vectors.astype(np.float16),
+            "outcomes": outcomes,
+        }
         return cls(Artifact(manifest, arrays), encoder)
 
     def artifact(self) -> Artifact:
@@ -86,7 +91,9 @@ def _filled_means(outcomes: FloatArray) -> FloatArray:
     return means
 
 
-def _mean_outcomes(outcomes: FloatArray, neighbors: np.ndarray, means: FloatArray) -> FloatArray:
+def _mean_outcomes(
+    outcomes: FloatArray, neighbors: NDArray[np.integer], means: FloatArray
+) -> FloatArray:
     """(n_queries, n_experts) means over neighbours where measured, `means` where none was."""
     near = outcomes[neighbors]  # (n_queries, k, n_experts)
     measured = ~np.isnan(near)
@@ -111,7 +118,7 @@ def _cross_validated_k(vectors: FloatArray, outcomes: FloatArray, seed: int) -> 
 
 
 def _fold_scores(
-    vectors: FloatArray, outcomes: FloatArray, held: np.ndarray, grid: Sequence[int]
+    vectors: FloatArray, outcomes: FloatArray, held: NDArray[np.bool_], grid: Sequence[int]
 ) -> FloatArray:
     """(len(grid),) outcomes won on the held-out rows by routing with each k."""
     known, asked = outcomes[~held], outcomes[held]

@@ -24,7 +24,8 @@ class LengthScorer:
 
     def score(self, queries: Sequence[Query]) -> FloatArray:
         lengths = np.array([len(query.text) for query in queries], float)
-        return -np.abs(lengths[:, None] - np.array([1.0, 5.0, 9.0]))
+        scores: FloatArray = -np.abs(lengths[:, None] - np.array([1.0, 5.0, 9.0]))
+        return scores
 
     def explain(self, query: Query) -> tuple[str, ...]:
         return (f"it has {len(query.text)} characters",)

@@ -21,25 +21,26 @@ def fit(
     scorer: Annotated[
         str | None, typer.Option(help="Scorer to fit; default: `router.scorer` of the file.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split of the outcomes to fit on.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the outcomes to fit on, or all.")] = "train",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: `router.artifact` of the file.")
     ] = None,
 ) -> None:
     """Fit a router on recorded outcomes."""
-    from coe.assembly import fit_artifact
+    from coe.assembly import fit_artifact, scorer_kind
     from coe.config import load_config
     from coe.eval.datasets import load_outcomes
 
     loaded = load_config(config)
     if scorer is not None:
         loaded = replace(loaded, router=replace(loaded.router, scorer=scorer))
+    scorer_kind(loaded.router.scorer)
     source = outcomes or loaded.router.outcomes
     if source is None:
         raise ConfigError(
             "no outcomes to fit on; pass --outcomes or set it", file=str(config), key="router"
         )
-    artifact = fit_artifact(loaded, load_outcomes(source, split=split))
+    artifact = fit_artifact(loaded, load_outcomes(source, None if split == "all" else split))
     folder = out or loaded.router.artifact
     artifact.save(folder)
     manifest = artifact.manifest

@@ -22,6 +22,9 @@ def serve(
 
     composition = load_composition(config)
     experts = ", ".join(composition.router.pool.ids)
-    print(f"coe: {composition.router.name} over {experts}", file=sys.stderr)
-    print(f'coe: http://{host}:{port}/v1  (model "coe" routes)', file=sys.stderr, flush=True)
-    run(create_app(composition), host=host, port=port)
+    print(f"coe: {composition.router.name} over {experts}", file=sys.stderr, flush=True)
+    run(create_app(composition), host=host, port=port, on_ready=_announce)
+
+
+def _announce(url: str) -> None:
+    print(f'coe: ready at {url}/v1 (model "coe" routes)', file=sys.stderr, flush=True)

@@ -122,6 +122,8 @@ def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
         raise ConfigError(
             "kind 'endpoint' needs `base_url` and `model`", file=str(file), key="encoder"
         )
+    if parsed.kind in ("onnx", "sentence-transformers") and parsed.model is None:
+        raise ConfigError(f"kind {parsed.kind!r} needs `model`", file=str(file), key="encoder")
     model = parsed.model
     if model is not None and _resolved(model, file).exists():
         model = str(_resolved(model, file))

@@ -23,7 +23,8 @@ class WordEncoder:
     def encode(self, texts: Sequence[str]) -> FloatArray:
         counts = np.array([[text.split().count(w) for w in WORDS] for text in texts], np.float32)
         counts = counts.reshape(len(texts), self.dim)
-        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+        units: FloatArray = counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+        return units
 
 
 @pytest.fixture

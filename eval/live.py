@@ -1,0 +1,253 @@
+"""Every expert really asked every query, and queries really routed: live evaluation.
+
+A run of all experts yields an `OutcomeTable`, so that live and recorded results are judged by
+the same code. Failures are records: NaN in the table, and the error in words beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from coe.composition import Composition
+from coe.engines.base import Engine, collect
+from coe.errors import CoeError
+from coe.eval.datasets import Grade
+from coe.eval.tables import Cells
+from coe.experts import Expert, ExpertPool
+from coe.outcomes import OutcomeTable
+from coe.routing import RoutingDecision
+from coe.types import Completion, GenerationRequest, Message, Query, SamplingParams
+
+Ask = Callable[[], Awaitable[Completion]]
+Grader = Callable[[Query, str], Grade]
+"""Judges the text of a completion of a query."""
+
+
+class Progress(Protocol):
+    """Told of finished work; must not block."""
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """How experts are asked."""
+
+    params: SamplingParams = field(default_factory=SamplingParams)
+    concurrency: int = 8
+    """Most queries in flight at once."""
+    ready_timeout_s: float = 600.0
+    stop_each: bool = False
+    """Frees an expert before the next is asked, where not all fit in memory together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A query that an expert, or a router's choice of experts, could not answer."""
+
+    query_id: str
+    experts: tuple[str, ...]
+    error: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveRun:
+    """What every expert answered to every query."""
+
+    table: OutcomeTable
+    failures: tuple[Failure, ...]
+    further: Mapping[str, Cells]
+    """Columns that `save_outcomes` keeps beside the table: completion, prompt_tokens,
+    completion_tokens, e2el_s, error; None in a cell means that there is none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutedRun:
+    """What came out of routing each query and asking the experts chosen for it."""
+
+    decisions: tuple[RoutingDecision, ...]
+    grades: tuple[Grade | None, ...]
+    """None where all the experts chosen failed."""
+    completions: tuple[Completion | None, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        """One per query; NaN where there was no answer."""
+        return [np.nan if grade is None else grade.score for grade in self.grades]
+
+
+async def run_live(
+    engines: Mapping[str, Engine],
+    pool: ExpertPool,
+    queries: Sequence[Query],
+    grade: Grader,
+    settings: LiveSettings | None = None,
+    progress: Progress | None = None,
+) -> LiveRun:
+    """Asks every expert of the pool every query, one expert after the other.
+
+    Each expert is thus loaded once. `progress` advances once for each query and expert.
+    """
+    chosen = settings or LiveSettings()
+    columns = [
+        await _ask_expert(engines[expert.id], queries, chosen, progress or _Unwatched())
+        for expert in pool
+    ]
+    return _live_run(pool, queries, columns, grade)
+
+
+async def run_routed(
+    composition: Composition,
+    queries: Sequence[Query],
+    grade: Grader,
+    settings: LiveSettings | None = None,
+    progress: Progress | None = None,
+) -> RoutedRun:
+    """Routes all queries, then asks the chosen experts, grouped so that each loads once."""
+    chosen = settings or LiveSettings()
+    decisions = composition.router.route_batch(queries)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, decision in enumerate(decisions):
+        groups.setdefault(decision.experts, []).append(i)
+    results: dict[int, Completion | CoeError] = {}
+    for members in groups.values():
+        asks = [
+            partial(composition.complete, _request(queries[i], chosen), decisions[i])
+            for i in members
+        ]
+        answers = await _bounded(asks, chosen.concurrency, progress or _Unwatched())
+        results.update(zip(members, answers, strict=True))
+    completions: list[Completion | None] = []
+    grades: list[Grade | None] = []
+    failures: list[Failure] = []
+    for i, query in enumerate(queries):
+        result = results[i]
+        if isinstance(result, Completion):
+            completions.append(result)
+            grades.append(grade(query, result.text))
+        else:
+            completions.append(None)
+            grades.append(None)
+            failures.append(Failure(query.id, decisions[i].experts, str(result)))
+    return RoutedRun(tuple(decisions), tuple(grades), tuple(completions), tuple(failures))
+
+
+class _Unwatched:
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+async def _ask_expert(
+    engine: Engine, queries: Sequence[Query], settings: LiveSettings, progress: Progress
+) -> list[Completion | CoeError]:
+    try:
+        await engine.ensure_ready(settings.ready_timeout_s)
+    except CoeError as error:
+        progress.advance(len(queries))
+        return [error] * len(queries)
+    asks = [partial(_complete_one, engine, _request(query, settings)) for query in queries]
+    answers = await _bounded(asks, settings.concurrency, progress)
+    if settings.stop_each:
+        await engine.stop(settings.ready_timeout_s)
+    return answers
+
+
+async def _complete_one(engine: Engine, request: GenerationRequest) -> Completion:
+    return await collect(engine.expert_id, engine.stream(request))
+
+
+async def _bounded(
+    asks: Sequence[Ask], concurrency: int, progress: Progress
+) -> list[Completion | CoeError]:
+    """Results in order, at most so many at once; an error on purpose is a result."""
+    free = asyncio.Semaphore(concurrency)
+
+    async def one(ask: Ask) -> Completion | CoeError:
+        async with free:
+            try:
+                return await ask()
+            except CoeError as error:
+                return error
+            finally:
+                progress.advance()
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(one(ask)) for ask in asks]
+    return [task.result() for task in running]
+
+
+def _request(query: Query, settings: LiveSettings) -> GenerationRequest:
+    return GenerationRequest((Message("user", query.text),), settings.params, query.id)
+
+
+def _live_run(
+    pool: ExpertPool,
+    queries: Sequence[Query],
+    columns: Sequence[Sequence[Completion | CoeError]],
+    grade: Grader,
+) -> LiveRun:
+    cells = [
+        [
+            _Cell.of(expert, query, column[row], grade)
+            for expert, column in zip(pool, columns, strict=True)
+        ]
+        for row, query in enumerate(queries)
+    ]
+    shape = (len(queries), len(pool))
+    table = OutcomeTable(
+        queries=tuple(queries),
+        expert_ids=pool.ids,
+        scores=np.array([[c.score for c in row] for row in cells], float).reshape(shape),
+        answers=tuple(tuple(c.answer for c in row) for row in cells),
+        cost_usd=np.array([[c.cost_usd for c in row] for row in cells], float).reshape(shape),
+    )
+    failures = tuple(
+        Failure(query.id, (expert_id,), cell.error)
+        for query, row in zip(queries, cells, strict=True)
+        for expert_id, cell in zip(pool.ids, row, strict=True)
+        if cell.error is not None
+    )
+    further = {name: [[getattr(c, name) for c in row] for row in cells] for name in _FURTHER}
+    return LiveRun(table, failures, further)
+
+
+_FURTHER = ("completion", "prompt_tokens", "completion_tokens", "e2el_s", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One expert's answer to one query, or why there is none."""
+
+    score: float = np.nan
+    answer: str | None = None
+    cost_usd: float = np.nan
+    completion: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    e2el_s: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(
+        cls, expert: Expert, query: Query, result: Completion | CoeError, grade: Grader
+    ) -> _Cell:
+        if isinstance(result, CoeError):
+            return cls(error=str(result))
+        judged = grade(query, result.text)
+        usage = result.usage
+        return cls(
+            score=judged.score,
+            answer=judged.answer,
+            cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens),
+            completion=result.text,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            e2el_s=result.timing.e2el_s if result.timing else None,
+        )

@@ -1,0 +1,102 @@
+"""What the gateway offers and how it is: models, liveness, readiness."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from coe.composition import Composition
+from coe.errors import CoeError
+from coe.experts import Expert
+from coe.service.errors import ModelNotFound
+from coe.service.reply import send_json
+from coe.service.settings import ServiceSettings
+
+
+class Catalog:
+    """The models a client can name: the one that routes, and every expert.
+
+    What OpenAI's list has no place for is under the extra key `coe`.
+    """
+
+    def __init__(self, composition: Composition, settings: ServiceSettings) -> None:
+        self._composition = composition
+        self._router_model = settings.model_name
+        self._created = int(time.time())
+
+    async def list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pool = self._composition.router.pool
+        models = [self._routing(), *(self._expert(expert) for expert in pool)]
+        await send_json(send, {"object": "list", "data": models})
+
+    async def show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        model = str(scope["path_params"]["model"])
+        pool = self._composition.router.pool
+        if model == self._router_model:
+            await send_json(send, self._routing())
+        elif model in pool.ids:
+            await send_json(send, self._expert(pool.expert(model)))
+        else:
+            raise ModelNotFound(model[:256], (self._router_model, *pool.ids))
+
+    def _routing(self) -> dict[str, object]:
+        router = self._composition.router
+        return self._model(
+            self._router_model,
+            {"kind": "router", "router": router.name, "experts": list(router.pool.ids)},
+        )
+
+    def _expert(self, expert: Expert) -> dict[str, object]:
+        return self._model(
+            expert.id,
+            {
+                "kind": "expert",
+                "description": expert.description,
+                "skills": list(expert.skills),
+                "context_tokens": expert.context_tokens,
+                "max_tokens": expert.max_tokens,
+                "usd_per_mtok_in": expert.price.usd_per_mtok_in,
+                "usd_per_mtok_out": expert.price.usd_per_mtok_out,
+                "state": self._composition.engines[expert.id].state.value,
+            },
+        )
+
+    def _model(self, model: str, extra: dict[str, object]) -> dict[str, object]:
+        return {
+            "id": model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "coe",
+            "coe": extra,
+        }
+
+
+class Health:
+    """Liveness and readiness.
+
+    Ready means that the router can route, which one probe proves. It does not mean that any
+    expert is loaded: experts load when they are asked for.
+    """
+
+    def __init__(self, composition: Composition) -> None:
+        self._composition = composition
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, {"status": "ok"})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        router = self._composition.router
+        report: dict[str, object] = {
+            "status": "ready",
+            "router": router.name,
+            "experts": {
+                id_: engine.state.value for id_, engine in self._composition.engines.items()
+            },
+        }
+        try:
+            router.route("ready?")
+        except CoeError as error:
+            await send_json(send, report | {"status": "not ready", "reason": str(error)}, 503)
+        else:
+            await send_json(send, report)

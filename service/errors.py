@@ -1,0 +1,166 @@
+"""What a failure looks like over HTTP: the one table from error to status and OpenAI envelope.
+
+Errors raised on purpose carry their message to the caller, except those about the operator's
+files. Anything else is a defect: it is logged in full and told as nothing but its request id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import ceil
+
+from starlette.exceptions import HTTPException
+
+from coe.errors import (
+    AdmissionError,
+    BudgetExceeded,
+    CoeError,
+    ContextOverflow,
+    DeadlineExceeded,
+    EngineError,
+    QueueFull,
+    RequestError,
+    RoutingError,
+    StartupError,
+    UnknownExpert,
+    UpstreamError,
+    UpstreamTimeout,
+)
+
+logger = logging.getLogger("coe.service")
+
+
+class InvalidRequest(RequestError):
+    """The request says something that cannot be served; `code` is OpenAI's word for why."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str = "invalid_value"
+    ) -> None:
+        self.code = code
+        super().__init__(message, param=param)
+
+
+class ModelNotFound(RequestError):
+    """A model name that is neither the router's nor an expert's."""
+
+    def __init__(self, model: str, known: Sequence[str]) -> None:
+        close = get_close_matches(model, known, n=3, cutoff=0.5) or known[:1]
+        super().__init__(
+            f"no model {model!r}; the nearest are {', '.join(close)} "
+            f"(GET /v1/models lists all {len(known)})",
+            param="model",
+        )
+
+
+class BodyTooLarge(RequestError):
+    """The request's body is over the gateway's limit."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(
+            f"the body is larger than {max_body_bytes} bytes; shorten the messages, "
+            "or have the gateway's limit raised"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one class of errors is told."""
+
+    status: int
+    type: str
+    code: str | None
+
+
+UNEXPECTED = Kind(500, "server_error", "internal_error")
+
+# A spent budget is 402 and not OpenAI's 429: clients retry a 429 by themselves, and no retry
+# brings the budget back. The nearest class in an error's ancestry decides.
+TABLE: Mapping[type[CoeError], Kind] = {
+    RequestError: Kind(400, "invalid_request_error", "invalid_value"),
+    ContextOverflow: Kind(400, "invalid_request_error", "context_length_exceeded"),
+    BodyTooLarge: Kind(413, "invalid_request_error", "request_too_large"),
+    ModelNotFound: Kind(404, "invalid_request_error", "model_not_found"),
+    UnknownExpert: Kind(404, "invalid_request_error", "model_not_found"),
+    RoutingError: Kind(500, "server_error", "routing_failed"),
+    EngineError: Kind(502, "server_error", "upstream_error"),
+    StartupError: Kind(503, "server_error", "expert_unavailable"),
+    UpstreamError: Kind(502, "server_error", "upstream_error"),
+    UpstreamTimeout: Kind(504, "server_error", "upstream_timeout"),
+    AdmissionError: Kind(429, "rate_limit_error", "refused"),
+    QueueFull: Kind(429, "rate_limit_error", "queue_full"),
+    BudgetExceeded: Kind(402, "insufficient_quota", "budget_exceeded"),
+    DeadlineExceeded: Kind(504, "server_error", "deadline_exceeded"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """A failure as it goes over the wire."""
+
+    status: int
+    envelope: Mapping[str, object]
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def answer_for(error: Exception, request_id: str) -> ErrorAnswer:
+    """How to tell an error; logs those that the operator has to know of."""
+    kind = _kind_of(error)
+    if kind is UNEXPECTED or not isinstance(error, CoeError):
+        logger.error("request %s failed unexpectedly", request_id, exc_info=error)
+        message = f"the gateway failed; its log has the cause under request {request_id}"
+        return ErrorAnswer(UNEXPECTED.status, _envelope(message, UNEXPECTED))
+    if kind.status >= 500:
+        logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
+    code = error.code if isinstance(error, InvalidRequest) else kind.code
+    param = error.param if isinstance(error, RequestError) else None
+    if isinstance(error, UnknownExpert):
+        param = "model"
+    return ErrorAnswer(
+        kind.status,
+        _envelope(str(error), Kind(kind.status, kind.type, code), param),
+        _retry_after(error),
+    )
+
+
+def answer_for_http(error: HTTPException, method: str, path: str) -> ErrorAnswer:
+    """How to tell that no route takes this method and path."""
+    headers = tuple(
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (error.headers or {}).items()
+    )
+    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
+    messages = {
+        404: f"no such path: {path}; the API is under /v1, as in /v1/chat/completions",
+        405: f"{path} does not take {method}",
+    }
+    message = messages.get(error.status_code, error.detail)
+    kind = Kind(error.status_code, "invalid_request_error", code)
+    return ErrorAnswer(kind.status, _envelope(message, kind), headers)
+
+
+def _kind_of(error: Exception) -> Kind:
+    for cls in type(error).__mro__:
+        if cls in TABLE:
+            return TABLE[cls]
+    return UNEXPECTED
+
+
+def _envelope(message: str, kind: Kind, param: str | None = None) -> dict[str, object]:
+    return {"error": {"message": message, "type": kind.type, "param": param, "code": kind.code}}
+
+
+def _retry_after(error: CoeError) -> tuple[tuple[bytes, bytes], ...]:
+    if not isinstance(error, QueueFull):
+        return ()
+    return ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
+
+
+SHUTTING_DOWN = ErrorAnswer(
+    503,
+    _envelope(
+        "the gateway is shutting down; ask again", Kind(503, "server_error", "shutting_down")
+    ),
+)

@@ -1,0 +1,119 @@
+"""What surrounds every HTTP request: its id, its errors, its size. Plain ASGI, outermost first.
+
+An error before the response has started becomes an envelope. After that nothing can be told
+any more: the response is left unfinished, and the server closes the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from uuid import uuid4
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, ErrorAnswer, answer_for
+from coe.service.reply import extra_headers, send_json
+
+_SANE_ID = re.compile(rb"[!-~]{1,128}")
+
+
+class RequestId:
+    """Names every request and answers with the name: the client's own if it is sane ASCII.
+
+    Also the place where `extra_headers` are added to the response.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _given_id(scope) or uuid4().hex.encode()
+        scope["coe.request_id"] = request_id.decode("ascii")
+        extra = extra_headers(scope)
+        extra.append((b"x-request-id", request_id))
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+class ErrorEnvelope:
+    """Turns whatever is raised below into an OpenAI error envelope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if not is_started:
+                await _send_answer(send, SHUTTING_DOWN)
+            raise
+        except Exception as error:  # noqa: BLE001  the last place before the client
+            answer = answer_for(error, scope["coe.request_id"])
+            if not is_started:
+                await _send_answer(send, answer)
+
+
+class BodyLimit:
+    """Refuses a body over the limit, by its announced length or as soon as it has grown past it."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = _header(scope, b"content-length") or b""
+        if announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
+            raise BodyTooLarge(self._max_body_bytes)
+        n_bytes = 0
+
+        async def counted_receive() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+            return message
+
+        await self._app(scope, counted_receive, send)
+
+
+async def _send_answer(send: Send, answer: ErrorAnswer) -> None:
+    await send_json(send, answer.envelope, answer.status, answer.headers)
+
+
+def _given_id(scope: Scope) -> bytes | None:
+    given = _header(scope, b"x-request-id")
+    return given if given is not None and _SANE_ID.fullmatch(given) else None
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None

@@ -1,0 +1,79 @@
+"""Bytes on the way in and out: bodies, JSON, and headers that arrive whatever they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+Header = tuple[bytes, bytes]
+
+# Printable ASCII without the comma and the per cent sign, which the values use themselves.
+_SAFE = " !\"#$&'()*+-./:;<=>?@[\\]^_`{|}~"
+_MAX_HEADER_BYTES = 512
+
+
+def to_json(value: object) -> bytes:
+    """The value as JSON. A lone surrogate, which no UTF-8 can carry, becomes `?`."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_encodable(value))
+
+
+def header_value(*texts: str) -> bytes:
+    """The texts as one header may carry them: comma-separated ASCII, at most 512 bytes.
+
+    What is not printable ASCII is per cent encoded, and so are commas.
+    """
+    encoded = (quote(text, safe=_SAFE, errors="replace") for text in texts)
+    return ",".join(encoded).encode("ascii")[:_MAX_HEADER_BYTES]
+
+
+def extra_headers(scope: Scope) -> list[Header]:
+    """Headers that this request's response will carry, whoever sends it, an error included."""
+    headers: list[Header] = scope.setdefault("coe.headers", [])
+    return headers
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body. Raises `ClientDisconnect` if the client leaves in the middle of it."""
+    pieces: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+async def send_json(
+    send: Send, content: object, status: int = 200, headers: Iterable[Header] = ()
+) -> None:
+    body = to_json(content)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _encodable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value

@@ -1,0 +1,16 @@
+"""What an operator can set on the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """Limits and names of the HTTP surface."""
+
+    model_name: str = "coe"
+    """The model that routes; every other name is an expert's id."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    request_timeout_s: float = 600.0
+    """Longest that one request may take in all: loading, queueing and generating."""

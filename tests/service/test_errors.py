@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from coe import errors
+from coe.errors import (
+    BudgetExceeded,
+    CoeError,
+    ConfigError,
+    ContextOverflow,
+    DatasetError,
+    DeadlineExceeded,
+    PoolMismatch,
+    QueueFull,
+    RequestError,
+    RoutingError,
+    StartupError,
+    UnknownExpert,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from coe.service.errors import TABLE, BodyTooLarge, InvalidRequest, ModelNotFound, answer_for
+
+INVALID = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type_", "code", "param"),
+    [
+        (InvalidRequest("bad", param="n", code="c"), 400, INVALID, "c", "n"),
+        (RequestError("bad", param="seed"), 400, INVALID, "invalid_value", "seed"),
+        (ContextOverflow("e", 90, 64), 400, INVALID, "context_length_exceeded", "messages"),
+        (BodyTooLarge(8), 413, INVALID, "request_too_large", None),
+        (ModelNotFound("gpt", ("coe",)), 404, INVALID, "model_not_found", "model"),
+        (UnknownExpert("x", ("y",)), 404, INVALID, "model_not_found", "model"),
+        (RoutingError("no"), 500, "server_error", "routing_failed", None),
+        (PoolMismatch("w", 1, 2, "fix"), 500, "server_error", "routing_failed", None),
+        (StartupError("e", "no"), 503, "server_error", "expert_unavailable", None),
+        (UpstreamError("e", "no", 429), 502, "server_error", "upstream_error", None),
+        (UpstreamTimeout("e", 3), 504, "server_error", "upstream_timeout", None),
+        (QueueFull("busy", 2.2), 429, "rate_limit_error", "queue_full", None),
+        (BudgetExceeded("spent"), 402, "insufficient_quota", "budget_exceeded", None),
+        (DeadlineExceeded("late"), 504, "server_error", "deadline_exceeded", None),
+    ],
+)
+def test_answer_tells_errors_raised_on_purpose(
+    error: CoeError, status: int, type_: str, code: str, param: str | None
+) -> None:
+    answer = answer_for(error, "r1")
+    assert answer.status == status
+    assert answer.envelope == {
+        "error": {"message": str(error), "type": type_, "param": param, "code": code}
+    }
+
+
+@pytest.mark.parametrize(("wait_s", "header"), [(2.2, b"3"), (0.0, b"1")])
+def test_answer_for_a_full_queue_says_when_to_come_back(wait_s: float, header: bytes) -> None:
+    assert answer_for(QueueFull("busy", wait_s), "r1").headers == ((b"retry-after", header),)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("secret"), ConfigError("secret", file="/etc/secret"), DatasetError("secret")],
+)
+def test_answer_hides_the_unexpected_and_logs_it(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, "coe.service"):
+        answer = answer_for(error, "r1")
+    assert answer.status == 500
+    assert "secret" not in str(answer.envelope)
+    assert "r1" in str(answer.envelope)
+    assert "secret" in caplog.text
+
+
+def test_table_names_every_error_that_concerns_the_caller() -> None:
+    unnamed = {cls.__name__ for cls in _tree(CoeError) if cls not in TABLE}
+    assert unnamed == {"CoeError", "ConfigError", "DatasetError", "PoolMismatch"}
+
+
+def test_model_not_found_names_the_nearest() -> None:
+    error = ModelNotFound("lands/capital", ("coe", "sums", "lands/capitals"))
+    assert "lands/capitals" in str(error)
+    assert "sums" not in str(error)
+
+
+def _tree(cls: type[CoeError]) -> Iterator[type[CoeError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child)
