@@ -102,7 +102,8 @@ class Expert:
     """Most tokens generated where the request names no number."""
     params_active_b: float | None = None
     """Parameters used per token, in billions; None means not known."""
-    price: Price = field(default_factory=Price)
+    price: Price | None = None
+    """None means not known, which is not the same as free."""
     footprint: Footprint = field(default_factory=Footprint)
 
 

@@ -109,7 +109,10 @@ class OutcomeTable:
         hasher.update("\x1f".join(self.expert_ids).encode())
         for query in self.queries:
             hasher.update(f"\x1e{query.id}\x1f{query.category}\x1f{query.text}".encode())
-        hasher.update(np.ascontiguousarray(self.scores, dtype="<f8").tobytes())
+        hasher.update(repr(self.answers).encode())
+        for array in (self.scores, self.cost_usd):
+            if array is not None:
+                hasher.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return hasher.hexdigest()[:16]
 
     def _index(self, expert_id: str) -> int:

@@ -173,8 +173,7 @@ class _Cells:
         )
 
     def costs_usd(self, pool: ExpertPool) -> FloatArray:
-        # A price of zero is how a pool says that it does not know one.
-        prices = [expert.price.usd_per_mtok_out or np.nan for expert in pool]
+        prices = [expert.price.usd_per_mtok_out if expert.price else np.nan for expert in pool]
         costs: FloatArray = self.tokens * np.array(prices) / 1_000_000
         return costs
 
@@ -213,8 +212,14 @@ def _expert(row: Mapping[str, Any], spec: ReplaySpec) -> Expert:
         description=row.get("hub_id") or "",
         context_tokens=row.get("context_tokens") or 4096,
         params_active_b=row.get("params_active_b"),
-        price=Price(row.get("usd_per_mtok_in") or 0.0, row.get("usd_per_mtok_out") or 0.0),
+        price=_price(row.get("usd_per_mtok_in"), row.get("usd_per_mtok_out")),
     )
+
+
+def _price(usd_per_mtok_in: float | None, usd_per_mtok_out: float | None) -> Price | None:
+    if usd_per_mtok_in is None or usd_per_mtok_out is None:
+        return None
+    return Price(usd_per_mtok_in, usd_per_mtok_out)
 
 
 def _chosen(

@@ -245,7 +245,9 @@ class _Cell:
         return cls(
             score=judged.score,
             answer=judged.answer,
-            cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens),
+            cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens)
+            if expert.price
+            else np.nan,
             completion=result.text,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,

@@ -120,10 +120,9 @@ def _measures(row: Row) -> list[str]:
 
 
 def _bounds(low: float, high: float, form: str) -> str:
-    # Brackets are markup to rich unless they are escaped.
     if not (isfinite(low) and isfinite(high)):
         return ""
-    return f"\\[{_per_cent(low, form)}, {_per_cent(high, form)}]"
+    return f"[{_per_cent(low, form)}, {_per_cent(high, form)}]"
 
 
 def _per_cent(fraction: float, form: str = ".1f") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from starlette.types import Receive, Scope, Send
 
@@ -56,8 +57,7 @@ class Catalog:
                 "skills": list(expert.skills),
                 "context_tokens": expert.context_tokens,
                 "max_tokens": expert.max_tokens,
-                "usd_per_mtok_in": expert.price.usd_per_mtok_in,
-                "usd_per_mtok_out": expert.price.usd_per_mtok_out,
+                "price": None if expert.price is None else asdict(expert.price),
                 "state": self._composition.engines[expert.id].state.value,
             },
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coe.config import load_config
 from coe.errors import ConfigError
-from coe.experts import OpenAISpec, ScriptedSpec
+from coe.experts import OpenAISpec, Price, ScriptedSpec
 
 EXPERT = "{id: a, engine: {kind: scripted, default: hi}}"
 
@@ -54,7 +54,7 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
     )
     expert = config.pool.expert("org/model-7b")
     assert expert.engine == OpenAISpec("http://127.0.0.1:1/v1", api_key_env="K")
-    assert expert.price.cost_usd(1_000_000, 2_000_000) == 6.0
+    assert expert.price == Price(1.0, 2.5)
     assert expert.footprint.gib == 3.5
     assert expert.skills == ("x", "y")
     assert config.pool.fallback_id == "org/model-7b"

@@ -46,7 +46,7 @@ AT_HOME = {
     "pyarrow": ("coe.eval",),
 }
 # Modules that are nothing but training; nobody else imports them when they are imported.
-TRAINING = ("coe.zoo.optim",)
+TRAINING = ("coe.zoo.optim", "coe.zoo.train")
 # The door `Router.load` is on floor 2 and its wiring on floor 6: deferred, and the only two.
 EXCEPTIONS = {("coe.routing", "coe.assembly")}
 

@@ -146,7 +146,7 @@ def _expert(parsed: ExpertModel, file: Path, index: int) -> Expert:
         context_tokens=parsed.context_tokens,
         max_tokens=parsed.max_tokens,
         params_active_b=parsed.params_active_b,
-        price=Price(**parsed.price.model_dump()),
+        price=None if parsed.price is None else Price(**parsed.price.model_dump()),
         footprint=Footprint(**parsed.footprint.model_dump()),
     )
 

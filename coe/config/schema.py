@@ -72,7 +72,7 @@ class ExpertModel(Strict):
     context_tokens: int = Field(4096, ge=8)
     max_tokens: int = Field(1024, ge=1)
     params_active_b: float | None = Field(None, gt=0)
-    price: PriceModel = Field(default_factory=lambda: PriceModel())
+    price: PriceModel | None = None
     footprint: FootprintModel = Field(default_factory=lambda: FootprintModel())
 
 

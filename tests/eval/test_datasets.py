@@ -97,7 +97,7 @@ def test_experts_carry_what_is_known_of_them(folder: Path) -> None:
     assert (big.params_active_b, big.context_tokens) == (70.0, 8192)
     assert big.price == Price(1.0, 2.0)
     assert big.engine == ReplaySpec(path=str(folder / "outcomes.parquet"))
-    assert (small.context_tokens, small.price) == (4096, Price())
+    assert (small.context_tokens, small.price) == (4096, None)
 
 
 def test_unknown_expert_names_the_nearest(folder: Path) -> None:

@@ -132,14 +132,20 @@ async def test_expert_that_cannot_start_is_tried_once_and_does_not_stop_the_othe
     assert broken.requests == []
 
 
-async def test_failures_of_the_program_are_not_recorded_as_the_experts() -> None:
+async def test_mistakes_of_the_program_are_not_recorded_as_the_experts() -> None:
+    class Mistaken(ScriptedEngine):
+        def answer(self, request: GenerationRequest) -> str:
+            raise ZeroDivisionError
+
     def wrong(query: Query, completion: str) -> Grade:
         raise ZeroDivisionError
 
+    pool = ExpertPool((_SUMS,))
     with pytest.raises(ZeroDivisionError):
-        await run_live(
-            {"sums": ScriptedEngine(_SUMS)}, ExpertPool((_SUMS,)), _QUESTIONS.queries, wrong
-        )
+        await run_live({"sums": ScriptedEngine(_SUMS)}, pool, _QUESTIONS.queries, wrong)
+    with pytest.raises(ExceptionGroup) as raised:
+        await run_live({"sums": Mistaken(_SUMS)}, pool, _QUESTIONS.queries, _QUESTIONS.grade)
+    assert raised.group_contains(ZeroDivisionError)
 
 
 async def test_no_more_queries_are_in_flight_than_allowed() -> None:

@@ -96,6 +96,23 @@ def test_table_made_by_hand_is_read(tmp_path: Path) -> None:
     assert read.cost_usd is None
 
 
+def test_order_is_that_of_the_rows_whatever_a_dictionary_says(tmp_path: Path) -> None:
+    sorted_ids = pa.DictionaryArray.from_arrays([2, 2, 0, 0], ["1", "unused", "2"])
+    experts = pa.DictionaryArray.from_arrays([1, 0, 0, 1], ["a", "b"])
+    rows = {
+        "query_id": sorted_ids,
+        "text": ["two", "two", "one", "one"],
+        "expert": experts,
+        "score": [0.25, 0.5, 0.75, 1.0],
+    }
+    file = tmp_path / "m.parquet"
+    parquet.write_table(pa.table(rows), file)
+    read = load_outcomes(file)
+    assert read.queries == (Query("two", "2"), Query("one", "1"))
+    assert read.expert_ids == ("b", "a")
+    assert read.scores.tolist() == [[0.25, 0.5], [1.0, 0.75]]
+
+
 def test_missing_column_is_named(tmp_path: Path) -> None:
     file = _write(tmp_path / "mine.parquet", query_id=["1"], text=["one"], score=[1.0])
     with pytest.raises(DatasetError, match=r"mine\.parquet: has no column 'expert'"):

@@ -262,8 +262,7 @@ async def test_models_lists_the_router_and_every_expert(client: httpx.AsyncClien
         "skills": ["arithmetic"],
         "context_tokens": 64,
         "max_tokens": 16,
-        "usd_per_mtok_in": 0.0,
-        "usd_per_mtok_out": 0.0,
+        "price": None,
         "state": "ready",
     }
     assert body["data"][2]["coe"]["state"] == "stopped"

@@ -1,0 +1,99 @@
+"""A model directory, loaded by transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coe.engines.kv_cache import is_joinable
+from coe.errors import RequestError
+from coe.experts import Expert, LocalSpec
+from coe.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A network with its tokenizer, and what they say about themselves."""
+
+    expert: Expert
+    network: Any
+    tokenizer: Any
+    end_ids: frozenset[int]
+    """Tokens that end an answer."""
+    context_tokens: int
+    """What the expert and the network can both take."""
+    max_batch: int
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt, up to where the answer begins. Raises `RequestError`."""
+        from jinja2 import TemplateError
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise RequestError(
+                f"expert {self.expert.id!r} cannot read these messages: {error}", param="messages"
+            ) from None
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def load_model(expert: Expert, spec: LocalSpec) -> LoadedModel:
+    """Loads from the folder alone: no hub, no code of the model's own. Blocks for seconds."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec.path, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{spec.path} has no chat template; experts are asked in messages")
+    dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    with _no_progress_bar():
+        network = AutoModelForCausalLM.from_pretrained(
+            spec.path, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    network.eval().to(spec.device)
+    limit = getattr(network.config, "max_position_embeddings", None) or expert.context_tokens
+    return LoadedModel(
+        expert,
+        network,
+        tokenizer,
+        _end_ids(network, tokenizer),
+        min(limit, expert.context_tokens),
+        spec.max_batch if is_joinable(network) else 1,
+    )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A server's log is no place for one, and transformers has no other switch."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def is_model_folder(path: str) -> bool:
+    return (Path(path) / "config.json").is_file()
+
+
+def _end_ids(network: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokenizer's and the generation settings' end tokens: vLLM too ends at either."""
+    configured = network.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(id_ for id_ in (*listed, tokenizer.eos_token_id) if id_ is not None)
