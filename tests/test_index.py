@@ -14,7 +14,8 @@ Rows = NDArray[np.float32]
 
 def _unit(rng: np.random.Generator, n: int, dim: int) -> Rows:
     rows = rng.normal(size=(n, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 @given(
