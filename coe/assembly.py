@@ -127,7 +127,7 @@ def load_composition(source: Path | Config) -> Composition:
 
 def engines_for(config: Config) -> dict[str, Engine]:
     """One engine for each expert, stopped. Local ones share the configured memory."""
-    memory = LocalMemory(config.local_memory_gib)
+    memory = LocalMemory(config.local_memory_gib, config.local_threads)
     return {expert.id: _engine(expert, memory) for expert in config.pool}
 
 

@@ -52,9 +52,8 @@ class Composition:
             return
         completions = await self._recruit(request, decision.experts)
         text = await self._aggregator.aggregate(request, completions)
-        usage = sum((completion.usage for _, completion in completions), Usage())
         yield Delta(text=text)
-        yield Delta(finish_reason="stop", usage=usage)
+        yield Delta(finish_reason="stop", usage=_total(completions))
 
     async def complete(self, request: GenerationRequest, decision: RoutingDecision) -> Completion:
         """The whole answer. Raises what the stream raises."""
@@ -85,3 +84,13 @@ class Composition:
         if not completions:
             raise failures[0] if failures else EngineError(expert_ids[0], "gave no answer")
         return completions
+
+
+def _total(completions: Sequence[tuple[str, Completion]]) -> Usage | None:
+    """The sum of what the experts used; None if one of them did not count."""
+    total = Usage()
+    for _, completion in completions:
+        if completion.usage is None:
+            return None
+        total += completion.usage
+    return total

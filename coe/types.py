@@ -122,6 +122,7 @@ class Completion:
 
     text: str
     finish_reason: FinishReason
-    usage: Usage
+    usage: Usage | None
+    """None where the expert counted none."""
     timing: Timing | None = None
     """None where the answer was recorded, not generated."""

@@ -246,10 +246,10 @@ class _Cell:
             score=judged.score,
             answer=judged.answer,
             cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-            if expert.price
+            if expert.price and usage
             else np.nan,
             completion=result.text,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
             e2el_s=result.timing.e2el_s if result.timing else None,
         )

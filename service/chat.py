@@ -19,7 +19,7 @@ from coe.service.presence import while_connected
 from coe.service.reply import Header, extra_headers, header_value, read_body, send_json
 from coe.service.settings import ServiceSettings
 from coe.service.wire import ChatCall, read_chat
-from coe.types import Delta, FinishReason, Usage
+from coe.types import Delta, FinishReason
 
 _MAX_SCORES = 8
 _STREAM_HEADERS: tuple[Header, ...] = (
@@ -135,7 +135,7 @@ def _events(delta: Delta, chunks: ChunkWriter, wants_usage: bool) -> bytes:
     if delta.finish_reason is not None:
         events += chunks.last(delta.finish_reason)
         if wants_usage:
-            events += chunks.usage(delta.usage or Usage())
+            events += chunks.usage(delta.usage)
     return events
 
 

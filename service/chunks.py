@@ -31,7 +31,10 @@ def completion_body(completion_id: str, model: str, completion: Completion) -> d
     }
 
 
-def usage_body(usage: Usage) -> dict[str, int]:
+def usage_body(usage: Usage | None) -> dict[str, int] | None:
+    """None where the expert counted no tokens: nothing is made up."""
+    if usage is None:
+        return None
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -77,5 +80,5 @@ class ChunkWriter:
     def last(self, reason: FinishReason) -> bytes:
         return self._last_head + to_json(reason) + b"}]}\n\n"
 
-    def usage(self, usage: Usage) -> bytes:
+    def usage(self, usage: Usage | None) -> bytes:
         return self._head + b',"choices":[],"usage":' + to_json(usage_body(usage)) + b"}\n\n"

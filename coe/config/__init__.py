@@ -78,6 +78,8 @@ class Config:
     encoder: EncoderConfig
     local_memory_gib: float
     """Memory that `local` experts may occupy together."""
+    local_threads: int
+    """Threads that `local` experts compute with on a CPU."""
     startup_timeout_s: float
 
 
@@ -113,6 +115,7 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         router,
         _encoder(parsed.encoder, file),
         parsed.local_memory_gib,
+        parsed.local_threads,
         parsed.startup_timeout_s,
     )
 

@@ -101,6 +101,7 @@ class FileModel(Strict):
     router: RouterModel = Field(default_factory=lambda: RouterModel())
     encoder: EncoderModel = Field(default_factory=lambda: EncoderModel())
     local_memory_gib: float = Field(2.0, gt=0)
+    local_threads: int = Field(1, ge=1, le=1024)
     startup_timeout_s: float = Field(300.0, gt=0)
 
 

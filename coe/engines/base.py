@@ -68,7 +68,7 @@ async def collect(expert_id: str, deltas: AsyncIterator[Delta]) -> Completion:
     first: float | None = None
     texts: list[str] = []
     reason: FinishReason | None = None
-    usage = Usage()
+    usage: Usage | None = None
     async with closing_stream(deltas):
         async for delta in deltas:
             if delta.text:

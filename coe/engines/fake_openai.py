@@ -105,7 +105,9 @@ def _whole(completion: Completion) -> dict[str, Any]:
     return {"choices": [choice], "usage": _usage(completion.usage)}
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage | None) -> dict[str, int] | None:
+    if usage is None:
+        return None
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

@@ -49,11 +49,15 @@ class LoadedModel:
         return text
 
 
-def load_model(expert: Expert, spec: LocalSpec) -> LoadedModel:
-    """Loads from the folder alone: no hub, no code of the model's own. Blocks for seconds."""
+def load_model(expert: Expert, spec: LocalSpec, threads: int) -> LoadedModel:
+    """Loads from the folder alone: no hub, no code of the model's own. Blocks for seconds.
+
+    `threads` is set for the whole process; torch knows no smaller scope.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(spec.path, local_files_only=True)
     if not tokenizer.chat_template:
         raise ValueError(f"{spec.path} has no chat template; experts are asked in messages")

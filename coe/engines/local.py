@@ -105,7 +105,7 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         try:
             self._model = await loop.run_in_executor(
-                self._memory.worker, load_model, self._expert, self._spec
+                self._memory.worker, load_model, self._expert, self._spec, self._memory.threads
             )
         except ImportError as error:
             self._state = EngineState.FAILED

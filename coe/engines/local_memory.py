@@ -86,7 +86,9 @@ class _Seat:
 class LocalMemory:
     """The ledger that local engines share, and the one thread that runs their torch code."""
 
-    def __init__(self, budget_gib: float) -> None:
+    def __init__(self, budget_gib: float, threads: int = 1) -> None:
+        """`threads` is how many torch computes with on a CPU."""
+        self.threads = threads
         self.budget_bytes = int(budget_gib * _GIB)
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="coe-local")
         self._seats: dict[str, _Seat] = {}

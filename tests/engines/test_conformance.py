@@ -49,6 +49,7 @@ async def test_stream_comes_in_pieces(engine: Engine, ask: Ask) -> None:
 async def test_max_tokens_ends_with_length_and_counts_exactly(engine: Engine, ask: Ask) -> None:
     completion = await collect("e", engine.stream(ask(max_tokens=7)))
     assert completion.finish_reason == "length"
+    assert completion.usage is not None
     assert completion.usage.completion_tokens == 7
     whole = await _text(engine, ask())
     assert whole.startswith(completion.text)

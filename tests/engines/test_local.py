@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ async def test_greedy_text_is_that_of_transformers_generate(
         completion = await collect("e", engine.stream(ask(text, max_tokens=32)))
         # A character that the end cut off is dropped, not shown broken.
         assert completion.text == tokenizer.decode(generated, skip_special_tokens=True).rstrip("�")
+        assert completion.usage is not None
         assert completion.usage.prompt_tokens == prompt["input_ids"].shape[1]
         assert completion.usage.completion_tokens == len(generated)
         ended = int(generated[-1]) == tokenizer.eos_token_id
@@ -176,6 +178,7 @@ async def test_prompt_beyond_the_context_is_refused_with_the_numbers(
 
 async def test_answer_without_a_limit_gets_what_is_left(engine: LocalEngine, ask: Ask) -> None:
     completion = await collect("e", engine.stream(ask("x" * 250)))
+    assert completion.usage is not None
     assert completion.usage.completion_tokens <= 3
     assert completion.usage.prompt_tokens == 253
 
@@ -260,6 +263,15 @@ async def test_model_that_cannot_be_loaded_is_a_startup_error(
     with pytest.raises(StartupError, match="cannot be loaded"):
         await engine.ensure_ready(30)
     assert engine.state is EngineState.FAILED
+
+
+async def test_missing_transformers_is_a_startup_error_with_the_fix(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    engine = LocalEngine(_expert(tiny_model), LocalMemory(1.0))
+    with pytest.raises(StartupError, match=r'pip install "coe\[local\]"'):
+        await engine.ensure_ready(30)
 
 
 async def test_late_load_is_a_startup_error_that_names_the_keys(tiny_model: Path) -> None:

@@ -349,15 +349,22 @@ async def test_cancelling_before_the_answer_hangs_up_at_once(ask: Ask) -> None:
 
 async def test_connection_is_used_again_after_a_whole_answer(ask: Ask) -> None:
     peers: set[object] = set()
+    was_read = asyncio.Event()
 
     async def chat(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         peers.add(request.transport.get_extra_info("peername"))
-        return await _streaming(_chunk("x", "stop"), DONE)(request)
+        answer = await _streaming(_chunk("x", "stop"), DONE)(request)
+        # The body ends only after the client has seen the end of the answer.
+        await was_read.wait()
+        return answer
 
     async with _server(chat) as base_url, _engine(base_url) as engine:
-        for _ in range(5):
-            await collect("e", engine.stream(ask()))
+        for _ in range(3):
+            was_read.clear()
+            async for delta in engine.stream(ask()):
+                if delta.finish_reason is not None:
+                    was_read.set()
     assert len(peers) == 1
 
 

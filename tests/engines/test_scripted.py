@@ -43,6 +43,7 @@ async def test_scripted_answers_by_the_first_pattern_found_with_groups(ask: Ask)
 async def test_scripted_counts_words(ask: Ask) -> None:
     engine = ScriptedEngine(Expert("e", ScriptedSpec(default="one two three")))
     usage = (await collect("e", engine.stream(ask("how many words")))).usage
+    assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (3, 3)
 
 
