@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = [
     "answer_ids",
     "build_tokenizer",
     "prompt_ids",
+    "save_tokenizer",
 ]
 
 SPECIALS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -65,9 +68,22 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=inner,
         pad_token="<|pad|>",
         eos_token="<|end|>",
-        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
         model_max_length=256,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def save_tokenizer(path: Path) -> None:
+    """Write the tokenizer's files into a model directory.
+
+    The class is recorded by the name that every transformers release knows, not by the one that
+    the release writing it happens to prefer.
+    """
+    build_tokenizer().save_pretrained(path)
+    config = path / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("backend", None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
