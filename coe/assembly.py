@@ -27,9 +27,17 @@ from coe.experts import Expert, ExpertPool, LocalSpec, OpenAISpec, ReplaySpec
 from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact
 from coe.routers.baselines import BestSingleScorer, RandomScorer
-from coe.routers.category import CategoryScorer
+from coe.routers.boosting import BoostingScorer
+from coe.routers.category import CategoryScorer, CompositionScorer
+from coe.routers.clusters import ClustersScorer
+from coe.routers.edge import EdgeScorer
+from coe.routers.ensemble import EnsembleScorer
+from coe.routers.factorization import FactorizationScorer
+from coe.routers.linear import LinearScorer
 from coe.routers.neighbors import NeighborsScorer
+from coe.routers.pilots import PilotsScorer
 from coe.routers.policies import TopK, policy_named
+from coe.routers.symbolic import SymbolicScorer
 from coe.routing import Encoder, Router, Scorer
 
 
@@ -51,8 +59,17 @@ SCORERS: Mapping[str, ScorerKind] = {
     "best-single": ScorerKind(
         lambda table, _: BestSingleScorer.fit(table), lambda artifact, _: BestSingleScorer(artifact)
     ),
+    "boosting": ScorerKind(BoostingScorer.fit, BoostingScorer),
     "category": ScorerKind(CategoryScorer.fit, CategoryScorer),
+    "clusters": ScorerKind(ClustersScorer.fit, ClustersScorer),
+    "composition": ScorerKind(CompositionScorer.fit, CompositionScorer),
+    "edge": ScorerKind(EdgeScorer.fit, EdgeScorer),
+    "ensemble": ScorerKind(EnsembleScorer.fit, EnsembleScorer),
+    "factorization": ScorerKind(FactorizationScorer.fit, FactorizationScorer),
     "knn": ScorerKind(NeighborsScorer.fit, NeighborsScorer),
+    "linear": ScorerKind(LinearScorer.fit, LinearScorer),
+    "pilots": ScorerKind(PilotsScorer.fit, PilotsScorer),
+    "symbolic": ScorerKind(SymbolicScorer.fit, SymbolicScorer),
 }
 """Scorers that are fitted on outcomes. `random` needs no fit, `oracle` is no router."""
 
