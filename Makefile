@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests run one process a core; thread pools inside them would only fight each other.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 
@@ -27,12 +29,12 @@ serve: $(STAMP)  ## Serve the default pool on http://127.0.0.1:8000
 
 .PHONY: test
 test: $(STAMP)  ## Run the fast tests
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(STAMP)  ## Run the slow tests, with a real vLLM in an environment of its own
 	$(BIN)/python tests/vllm/install.py
-	$(BIN)/python -m pytest -m slow
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m slow
 
 .PHONY: check
 check: $(STAMP)  ## Check format, lint and types

@@ -1,0 +1,26 @@
+"""Aggregators: several completions of one query become one answer."""
+
+from __future__ import annotations
+
+from coe.aggregation.base import Aggregator, AsksInTurn, First, Read, WantsScores
+from coe.aggregation.chain import Chain
+from coe.aggregation.prompts import blocks
+from coe.aggregation.reading import stated_answer
+from coe.aggregation.synthesis import Generate, LLMAggregator
+from coe.aggregation.votes import MajorityVote, WeightedVote, is_settled
+
+__all__ = [
+    "Aggregator",
+    "AsksInTurn",
+    "Chain",
+    "First",
+    "Generate",
+    "LLMAggregator",
+    "MajorityVote",
+    "Read",
+    "WantsScores",
+    "WeightedVote",
+    "blocks",
+    "is_settled",
+    "stated_answer",
+]

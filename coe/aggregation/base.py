@@ -1,0 +1,55 @@
+"""What every aggregator promises, what some want besides, and the plainest one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from coe.types import Completion, GenerationRequest
+
+Read = Callable[[str], str | None]
+"""A completion's text → what it answers, equal for equal answers; None if it cannot be read."""
+
+
+class Aggregator(Protocol):
+    """Turns several completions into one answer."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def aggregate(
+        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
+    ) -> str:
+        """`completions` are `(expert_id, completion)`, best expert first and never empty."""
+        ...
+
+
+@runtime_checkable
+class WantsScores(Protocol):
+    """An aggregator that weighs experts by what the router expected of them on the query."""
+
+    def with_scores(self, scores: Mapping[str, float]) -> Aggregator:
+        """The aggregator for one query; `scores` is expert → score, the whole pool."""
+        ...
+
+
+@runtime_checkable
+class AsksInTurn(Protocol):
+    """An aggregator whose experts are asked one after the other, each seeing the one before."""
+
+    def next_request(
+        self, request: GenerationRequest, heard: Sequence[tuple[str, Completion]]
+    ) -> GenerationRequest:
+        """What to ask the next expert; `heard` is in the order asked, empty at first."""
+        ...
+
+
+class First:
+    """The answer of the best expert that gave one."""
+
+    name = "first"
+
+    async def aggregate(
+        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
+    ) -> str:
+        return completions[0][1].text

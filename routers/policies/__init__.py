@@ -1,0 +1,69 @@
+"""Policies: one row of scores becomes the experts to call, best first.
+
+Static ones choose before anything is asked; adaptive ones (`adaptive`) are asked again after each
+answer. Which options a configuration may give is decided in `catalog`.
+"""
+
+from __future__ import annotations
+
+from coe.routers.policies.adaptive import (
+    AdaptivePolicy,
+    AdaptiveVote,
+    AskAll,
+    Cascade,
+    EarlyStoppingVote,
+    FallbackOnUnreadable,
+    Heard,
+    IndependentVotes,
+    VoteModel,
+    majority,
+)
+from coe.routers.policies.budgets import COSTS, Priced, WithinLimit, costs_of, fit_multiplier
+from coe.routers.policies.catalog import (
+    ADAPTIVE_POLICIES,
+    POLICIES,
+    adaptive_policy_named,
+    policy_named,
+)
+from coe.routers.policies.constraints import PerGroup, SessionAffinity
+from coe.routers.policies.guard import GuardedScorer
+from coe.routers.policies.nulls import NullExperts, fit_theta
+from coe.routers.policies.priced_vote import PricedVote
+from coe.routers.policies.ranking import TopK
+from coe.routers.policies.replay import Replayed, replay, verdict_scores
+from coe.routers.policies.uncertainty import EntropySwitch, TopP, tsallis_entropy
+
+__all__ = [
+    "ADAPTIVE_POLICIES",
+    "COSTS",
+    "POLICIES",
+    "AdaptivePolicy",
+    "AdaptiveVote",
+    "AskAll",
+    "Cascade",
+    "EarlyStoppingVote",
+    "EntropySwitch",
+    "FallbackOnUnreadable",
+    "GuardedScorer",
+    "Heard",
+    "IndependentVotes",
+    "NullExperts",
+    "PerGroup",
+    "Priced",
+    "PricedVote",
+    "Replayed",
+    "SessionAffinity",
+    "TopK",
+    "TopP",
+    "VoteModel",
+    "WithinLimit",
+    "adaptive_policy_named",
+    "costs_of",
+    "fit_multiplier",
+    "fit_theta",
+    "majority",
+    "policy_named",
+    "replay",
+    "tsallis_entropy",
+    "verdict_scores",
+]
