@@ -103,6 +103,10 @@ class OutcomeTable:
             vectors=None if self.vectors is None else self.vectors[indices],
         )
 
+    def without_categories(self) -> OutcomeTable:
+        """The same outcomes of queries whose category nobody tells."""
+        return replace(self, queries=tuple(replace(q, category=None) for q in self.queries))
+
     def digest(self) -> str:
         """A short name for this exact data, recorded in whatever is fitted on it."""
         hasher = hashlib.sha256()

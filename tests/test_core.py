@@ -81,6 +81,13 @@ def test_outcome_columns_and_rows_carry_everything_along() -> None:
         table.column("c")
 
 
+def test_outcome_categories_can_be_hidden() -> None:
+    hidden = _table().without_categories()
+    assert hidden.categories == ()
+    assert [query.text for query in hidden.queries] == ["p", "q", "r"]
+    np.testing.assert_array_equal(hidden.scores, _table().scores)
+
+
 def test_outcome_shapes_are_checked() -> None:
     with pytest.raises(DatasetError, match="shape"):
         OutcomeTable((Query("p"),), ("a", "b"), np.zeros((2, 2)))

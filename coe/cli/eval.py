@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,9 @@ def mmlu_pro(
         str,
         typer.Option(help="auto (recorded vectors where both folders have them), or default."),
     ] = "auto",
+    hide_category: Annotated[
+        bool, typer.Option(help="Do not tell routers the category of the query they route.")
+    ] = False,
     json_file: ReportOption = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -65,6 +69,8 @@ def mmlu_pro(
         bar.advance()
         fitted_on = load_mmlu_pro(fit_data or data, fit_split, judged.pool.ids).table
         bar.advance()
+    if hide_category:
+        judged = replace(judged, table=judged.table.without_categories())
     described = _encoder(encoder, fitted_on, judged.table)
     routers = _fitted(names, _listed(policy), judged.pool, fitted_on, described)
     with progress_bar("judging", 1):
@@ -79,7 +85,9 @@ def mmlu_pro(
         seed,
         tuple(sys.argv[1:]),
     )
-    _report(rows, f"MMLU-Pro, split {split}, pool {pool}", json_file, provenance(origin))
+    told = "hidden" if hide_category else "given"
+    title = f"MMLU-Pro, split {split}, pool {pool}, category {told}"
+    _report(rows, title, json_file, {**provenance(origin), "category": told})
 
 
 @eval_app.command("zoo")
@@ -103,7 +111,13 @@ def zoo(
     names = None if router is None else _listed(router)
     options = ZooOptions(config, split, names, _listed(policy), record, concurrency, seed)
     result = judge_zoo(options, tuple(sys.argv[1:]))
-    _report(result.rows, "The zoo, live, split test", json_file, result.provenance, result.fields)
+    _report(
+        result.rows,
+        "The zoo, live, split test, category hidden",
+        json_file,
+        result.provenance,
+        result.fields,
+    )
     for line in result.notes:
         print(line)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,8 @@ class ZooResult:
 def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     """Every expert answers every question; routers are judged on the test questions.
 
+    Whoever asks the pool names no field, so routers are judged without being told it.
+
     With split "all" routers are fitted on the train answers of this very run, so that nothing
     recorded is needed; with "test" on the recorded outcomes that the configuration names.
     """
@@ -62,7 +64,8 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     if options.record is not None:
         save_outcomes(live.table, options.record, questions.splits, live.further)
     is_test = np.array(questions.splits) == "test"
-    judged = RecordedBenchmark(live.table.rows(is_test), config.pool)
+    answered = live.table.rows(is_test)
+    judged = RecordedBenchmark(answered.without_categories(), config.pool)
     fitted_on = fitted_on or live.table.rows(~is_test)
     routers = _routers(config, options, fitted_on, served)
     rows = evaluate(judged, routers, fitted_on, "zoo", seed=options.seed)
@@ -77,7 +80,10 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         arguments,
     )
     return ZooResult(
-        rows, field_matrix(judged.table), provenance(origin), _notes(live, routed, options)
+        rows,
+        field_matrix(answered),
+        {**provenance(origin), "category": "hidden"},
+        _notes(live, routed, options),
     )
 
 
@@ -107,9 +113,10 @@ async def _ask(
             )
         if served is None:
             return live, None
+        hidden = [replace(query, category=None) for query in questions.queries]
         with progress_bar("asking the routed expert", n_queries) as bar:
             routed = await run_routed(
-                Composition(served, engines), questions.queries, questions.grade, settings, bar
+                Composition(served, engines), hidden, questions.grade, settings, bar
             )
         return live, routed
     finally:
