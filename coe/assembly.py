@@ -38,7 +38,7 @@ from coe.routers.neighbors import NeighborsScorer
 from coe.routers.pilots import PilotsScorer
 from coe.routers.policies import TopK, policy_named
 from coe.routers.symbolic import SymbolicScorer
-from coe.routing import Encoder, Router, Scorer
+from coe.routing import Encoder, Policy, Router, Scorer
 
 
 class FittedScorer(Scorer, Protocol):
@@ -115,10 +115,20 @@ def fit_artifact(config: Config, table: OutcomeTable) -> Artifact:
     return kind.fit(table.for_experts(config.pool.ids), encoder_for(config.encoder)).artifact()
 
 
+def policy_for(config: Config) -> Policy:
+    """The configured policy; a `ConfigError` names the file and the key."""
+    named = config.router.policy
+    try:
+        return policy_named(named.kind, named.k, named.options)
+    except ConfigError as error:
+        key = "router.policy" + (f".options.{error.key}" if error.key else "")
+        raise ConfigError(error.problem, file=str(config.file), key=key) from None
+
+
 def load_router(source: Path | Config) -> Router:
     """The router of an `experts.yaml`, read from its fitted artifact."""
     config = source if isinstance(source, Config) else load_config(source)
-    policy = policy_named(config.router.policy.kind, config.router.policy.k)
+    policy = policy_for(config)
     name = config.router.scorer
     if name == RandomScorer.name:
         return Router(RandomScorer(config.pool.ids), policy, config.pool)

@@ -7,7 +7,8 @@ for an unknown key the nearest known one. Relative paths are relative to the fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -55,6 +56,8 @@ class PolicyConfig:
 
     kind: str = "top-1"
     k: int = 1
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What only this kind understands; checked where policies are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         raise ConfigError(str(error), file=str(file), key="fallback") from None
     except ConfigError as error:
         raise ConfigError(error.problem, file=str(file), key=error.key) from None
-    policy = PolicyConfig(parsed.router.policy.kind, parsed.router.policy.k)
+    policy = PolicyConfig(**parsed.router.policy.model_dump())
     outcomes = parsed.router.outcomes
     router = RouterConfig(
         parsed.router.scorer,

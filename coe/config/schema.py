@@ -86,6 +86,7 @@ class EncoderModel(Strict):
 class PolicyModel(Strict):
     kind: str = "top-1"
     k: int = Field(1, ge=1)
+    options: dict[str, str | int | float | bool | dict[str, str]] = Field(default_factory=dict)
 
 
 class RouterModel(Strict):

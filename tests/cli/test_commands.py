@@ -37,6 +37,11 @@ def pool(tmp_path: Path) -> Path:
     return file
 
 
+def _with_policy(policy: str) -> str:
+    fitted = POOL.replace("SCORER", "knn")
+    return fitted.replace("artifact: router", f"artifact: router, policy: {policy}")
+
+
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["coe", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
@@ -118,6 +123,37 @@ def test_wrong_file_ends_with_2_and_one_line(
         assert words in error
         assert "Traceback" not in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("{kind: top-q}", "router.policy: unknown policy 'top-q'"),
+        ("{kind: top-p, options: {kmax: 3}}", "router.policy.options.kmax"),
+        ("{kind: top-p, options: {p: high}}", "p is 'high'; give a float"),
+    ],
+)
+def test_wrong_policy_is_explained(
+    fitted: Path,
+    policy: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = _with_policy(policy)
+    fitted.write_text(text, encoding="utf-8")
+    assert _run(monkeypatch, "route", "-c", fitted, "x") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_policy_options_reach_the_router(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = "{kind: top-p, options: {p: 0.99, k_max: 2}}"
+    text = _with_policy(policy)
+    fitted.write_text(text, encoding="utf-8")
+    assert _run(monkeypatch, "route", "-c", fitted, "--json", "plus the country") == 0
+    assert len(json.loads(capsys.readouterr().out)["experts"]) == 2
 
 
 def test_serve_without_a_file_names_coe_init(
