@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from coe.aggregation import Aggregator, First, MajorityVote, WeightedVote, stated_answer
 from coe.composition import Composition
 from coe.config import Config, EncoderConfig, load_config
 from coe.encoders import (
@@ -78,6 +79,8 @@ ROUTERS = ("random", *SCORERS)
 
 def scorer_kind(name: str) -> ScorerKind:
     """Raises `ConfigError` with the nearest known name."""
+    if name == RandomScorer.name:
+        raise ConfigError("`random` needs no fit and has no artifact")
     if name not in SCORERS:
         guess = nearest(name, ROUTERS)
         hint = f"; did you mean {guess!r}?" if guess else ""
@@ -100,7 +103,7 @@ def fit_scorer(name: str, table: OutcomeTable, encoder: Encoder) -> Scorer:
     """The named scorer, fitted. `random` only takes the pool from the table."""
     if name == RandomScorer.name:
         return RandomScorer(table.expert_ids)
-    return scorer_kind(name).fit(table, encoder)
+    return _fitted(scorer_kind(name), table, encoder)
 
 
 def fit_router(table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Router:
@@ -111,8 +114,18 @@ def fit_router(table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Ro
 
 def fit_artifact(config: Config, table: OutcomeTable) -> Artifact:
     """The configured scorer fitted on the pool's columns of the table."""
-    kind = scorer_kind(config.router.scorer)
-    return kind.fit(table.for_experts(config.pool.ids), encoder_for(config.encoder)).artifact()
+    kind = configured_kind(config)
+    columns = table.for_experts(config.pool.ids)
+    return _fitted(kind, columns, encoder_for(config.encoder)).artifact()
+
+
+def _fitted(kind: ScorerKind, table: OutcomeTable, encoder: Encoder) -> FittedScorer:
+    try:
+        return kind.fit(table, encoder)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'fitting this router needs {error.name}: pip install "coe[fit]"', key="router.scorer"
+        ) from None
 
 
 def policy_for(config: Config) -> Policy:
@@ -132,7 +145,7 @@ def load_router(source: Path | Config) -> Router:
     name = config.router.scorer
     if name == RandomScorer.name:
         return Router(RandomScorer(config.pool.ids), policy, config.pool)
-    kind = scorer_kind(name)
+    kind = configured_kind(config)
     artifact = Artifact.load(config.router.artifact)
     if artifact.manifest.scorer != name:
         raise PoolMismatch(
@@ -143,13 +156,41 @@ def load_router(source: Path | Config) -> Router:
         )
     encoder = encoder_for(config.encoder)
     artifact.check(config.pool.ids, encoder.name)
-    return Router(kind.restore(artifact, encoder), policy, config.pool)
+    try:
+        return Router(kind.restore(artifact, encoder), policy, config.pool)
+    except KeyError as error:
+        raise ConfigError(
+            f"damaged router artifact (it lacks {error}); fit it again with `coe fit`",
+            file=str(config.router.artifact),
+        ) from None
+
+
+def configured_kind(config: Config) -> ScorerKind:
+    """The configured scorer's kind; a `ConfigError` names the file and the key."""
+    try:
+        return scorer_kind(config.router.scorer)
+    except ConfigError as error:
+        raise ConfigError(error.problem, file=str(config.file), key="router.scorer") from None
 
 
 def load_composition(source: Path | Config) -> Composition:
     """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked."""
     config = source if isinstance(source, Config) else load_config(source)
-    return Composition(load_router(config), engines_for(config))
+    return Composition(
+        load_router(config),
+        engines_for(config),
+        aggregator_for(config.router.aggregator),
+        decides_slowly=config.encoder.kind != "static",
+    )
+
+
+def aggregator_for(kind: str) -> Aggregator:
+    """Votes compare the answers that completions state, not their whole texts."""
+    if kind == "first":
+        return First()
+    if kind == "weighted":
+        return WeightedVote({}, read=stated_answer)
+    return MajorityVote(read=stated_answer)
 
 
 def engines_for(config: Config) -> dict[str, Engine]:

@@ -5,31 +5,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
-from coe.aggregation import Aggregator, First
+from coe.aggregation import Aggregator, MajorityVote, WantsScores
 from coe.engines.base import Engine, closing_stream, collect
 from coe.errors import CoeError, EngineError, UnknownExpert
 from coe.routing import Router, RoutingDecision
-from coe.types import Completion, Delta, GenerationRequest, Query, Usage
+from coe.types import Completion, Delta, FinishReason, GenerationRequest, Query, Usage
 
 
 class Composition:
     """A router with running experts: what every door calls."""
 
     def __init__(
-        self, router: Router, engines: Mapping[str, Engine], aggregator: Aggregator | None = None
+        self,
+        router: Router,
+        engines: Mapping[str, Engine],
+        aggregator: Aggregator | None = None,
+        decides_slowly: bool = False,
     ) -> None:
+        """`decides_slowly`: deciding takes a model or a network, so it belongs in a thread."""
         missing = [expert_id for expert_id in router.pool.ids if expert_id not in engines]
         if missing:
             raise UnknownExpert(missing[0], engines)
         self.router = router
         self.engines = engines
-        self._aggregator = aggregator or First()
+        self.decides_slowly = decides_slowly
+        self._aggregator = aggregator or MajorityVote()
 
     def decide(self, request: GenerationRequest, pinned: str | None = None) -> RoutingDecision:
-        """The experts that will answer; `pinned` names one and skips the router."""
+        """The experts that will answer; `pinned` names one and skips the router.
+
+        Without reasons, which `Router.route` gives.
+        """
         query = Query.of_messages(request.messages, request.id)
         if pinned is None:
-            return self.router.route(query)
+            return self.router.route(query, explain=False)
         expert = self.router.pool.expert(pinned)
         return RoutingDecision(
             query.id, (expert.id,), {}, "pinned", (f"{expert.id} was asked for by name",)
@@ -51,9 +60,12 @@ class Composition:
                     yield delta
             return
         completions = await self._recruit(request, decision.experts)
-        text = await self._aggregator.aggregate(request, completions)
+        aggregator = self._aggregator
+        if isinstance(aggregator, WantsScores):
+            aggregator = aggregator.with_scores(decision.scores)
+        text = await aggregator.aggregate(request, completions)
         yield Delta(text=text)
-        yield Delta(finish_reason="stop", usage=_total(completions))
+        yield Delta(finish_reason=_reason(text, completions), usage=_total(completions))
 
     async def complete(self, request: GenerationRequest, decision: RoutingDecision) -> Completion:
         """The whole answer. Raises what the stream raises."""
@@ -84,6 +96,12 @@ class Composition:
         if not completions:
             raise failures[0] if failures else EngineError(expert_ids[0], "gave no answer")
         return completions
+
+
+def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishReason:
+    """Why the completion that became the answer ended; "stop" for an answer nobody gave."""
+    reasons = (c.finish_reason for _, c in completions if c.text == text)
+    return next(reasons, "stop")
 
 
 def _total(completions: Sequence[tuple[str, Completion]]) -> Usage | None:

@@ -8,7 +8,7 @@ a point. How a router is read from files is decided in `coe.assembly`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uuid import uuid4
@@ -109,17 +109,11 @@ class Router:
     def name(self) -> str:
         return f"{self.scorer.name}/{self.policy.name}"
 
-    def route(self, query: Query | str) -> RoutingDecision:
-        """Chooses experts for one query, with the reasons spelled out."""
+    def route(self, query: Query | str, *, explain: bool = True) -> RoutingDecision:
+        """Chooses experts for one query. Spelling the reasons out costs a second look at it."""
         asked = Query.of(query)
         decision = self._decide(asked, self._checked_scores([asked])[0])
-        return RoutingDecision(
-            decision.query_id,
-            decision.experts,
-            decision.scores,
-            decision.router,
-            self._reasons(asked, decision),
-        )
+        return replace(decision, reasons=self._reasons(asked, decision)) if explain else decision
 
     def route_batch(self, queries: Sequence[Query | str]) -> list[RoutingDecision]:
         """Chooses experts for many queries at once, in order, without reasons."""

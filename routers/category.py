@@ -99,7 +99,7 @@ class CategoryScorer:
         top = int(np.argmax(shares))
         given = query.category in self.categories
         how = "given" if given else f"guessed, {shares[top]:.0%} of votes"
-        best = int(np.argmax(self._rates[top]))
+        best = int(np.argmax(shares @ self._rates))
         return (
             f"category {self.categories[top]!r} ({how}), where {self.expert_ids[best]} "
             f"scored {self._rates[top, best]:.0%}",

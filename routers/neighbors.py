@@ -70,10 +70,17 @@ class NeighborsScorer:
     def score(self, queries: Sequence[Query]) -> FloatArray:
         vectors = self._encoder.encode([query.text for query in queries])
         _, neighbors = self._index.search(vectors, self.k)
-        return _mean_outcomes(self._outcomes, neighbors, self._means)
+        scores = _mean_outcomes(self._outcomes, neighbors, self._means)
+        # A text without a known word is near to nothing: only the overall record says anything.
+        scores[~vectors.any(axis=1)] = self._means
+        return scores
 
     def explain(self, query: Query) -> tuple[str, ...]:
-        similarities, neighbors = self._index.search(self._encoder.encode([query.text]), self.k)
+        vectors = self._encoder.encode([query.text])
+        if not vectors.any():
+            best = int(np.argmax(self._means))
+            return (f"no known word in it; {self.expert_ids[best]} is best on average",)
+        similarities, neighbors = self._index.search(vectors, self.k)
         rates = _mean_outcomes(self._outcomes, neighbors, self._means)[0]
         best = int(np.argmax(rates))
         return (

@@ -14,7 +14,7 @@ from coe.errors import UnknownExpert, UpstreamError
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.routers.policies import TopK
 from coe.routing import FloatArray, Router
-from coe.types import GenerationRequest, Message, Query, Usage
+from coe.types import GenerationRequest, Message, Query, SamplingParams, Usage
 
 
 class FixedScorer:
@@ -67,6 +67,14 @@ async def test_recruited_experts_vote() -> None:
     completion = await composition.complete(_request(), composition.decide(_request()))
     assert completion.text == "no"
     assert completion.usage == Usage(6, 3)
+
+
+async def test_cut_answer_that_wins_the_vote_says_so() -> None:
+    request = GenerationRequest(_request().messages, SamplingParams(max_tokens=1))
+    long = {id_: ScriptedSpec(default="wrong one") for id_ in ("a", "b")}
+    cut, _ = _composition(long, k=2)
+    completion = await cut.complete(request, cut.decide(request))
+    assert (completion.text, completion.finish_reason) == ("wrong", "length")
 
 
 async def test_recruited_first_is_the_best_expert() -> None:

@@ -118,6 +118,10 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
         ("- a", None, ["must be a mapping"]),
         ("", None, ["must be a mapping"]),
         (f"experts: [{EXPERT}]\nencoder: {{kind: endpoint}}", "encoder", ["base_url"]),
+        (f"experts: [{EXPERT}]\nlocal_memory_gib: .inf", "local_memory_gib", ["finite"]),
+        (f"experts: [{EXPERT}]\nrouter: {{artifact: '~no-such-user/x'}}", None, ["usable path"]),
+        (f"experts: [{EXPERT}]\nrouter: {{aggregator: best}}", "router.aggregator", ["'majority'"]),
+        ("[" * 3000, None, ["nested too deeply"]),
     ],
 )
 def test_wrong_file_is_explained(

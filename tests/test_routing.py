@@ -55,6 +55,23 @@ def test_decision_records_choice_scores_and_reasons() -> None:
     )
 
 
+def test_routing_without_reasons_looks_once() -> None:
+    class CountingScorer(LengthScorer):
+        looks = 0
+
+        def score(self, queries: Sequence[Query]) -> FloatArray:
+            self.looks += 1
+            return super().score(queries)
+
+        def explain(self, query: Query) -> tuple[str, ...]:
+            self.looks += 1
+            return super().explain(query)
+
+    scorer = CountingScorer()
+    decision = Router(scorer, TopK(1), POOL).route("12345678", explain=False)
+    assert (decision.experts, decision.reasons, scorer.looks) == (("c",), (), 1)
+
+
 def test_bare_text_gets_a_fresh_id() -> None:
     router = Router(LengthScorer(), TopK(1), POOL)
     assert router.route("x").query_id != router.route("x").query_id

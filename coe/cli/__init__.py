@@ -1,6 +1,6 @@
 """The command line: one file a command, nothing but wiring.
 
-Exit codes: 0 done, 1 an expert or the data failed, 2 the command or a file is wrong.
+Exit codes: 0 done, 1 an expert failed, 2 the command, a file or the data is wrong.
 """
 
 from __future__ import annotations

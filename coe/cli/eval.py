@@ -16,6 +16,7 @@ from coe.errors import ConfigError
 
 if TYPE_CHECKING:
     from coe.eval.harness import Row
+    from coe.eval.live import Failure
     from coe.eval.report import FieldMatrix
     from coe.experts import ExpertPool
     from coe.outcomes import OutcomeTable
@@ -73,8 +74,7 @@ def mmlu_pro(
         judged = replace(judged, table=judged.table.without_categories())
     described = _encoder(encoder, fitted_on, judged.table)
     routers = _fitted(names, _listed(policy), judged.pool, fitted_on, described)
-    with progress_bar("judging", 1):
-        rows = evaluate(judged, routers, fitted_on, pool, seed=seed)
+    rows = evaluate(judged, routers, fitted_on, pool, seed=seed)
     origin = Origin(
         "mmlu-pro",
         judged.digest(),
@@ -117,6 +117,7 @@ def zoo(
         json_file,
         result.provenance,
         result.fields,
+        failures=result.failures,
     )
     for line in result.notes:
         print(line)
@@ -146,7 +147,7 @@ def _fitted(
 
 def _encoder(named: str, fitted_on: OutcomeTable, judged: OutcomeTable) -> Encoder:
     from coe.encoders import default_encoder
-    from coe.eval.vectors import RecordedVectors
+    from coe.eval.vectors import recorded_encoder
 
     if named == "default":
         return default_encoder()
@@ -155,7 +156,7 @@ def _encoder(named: str, fitted_on: OutcomeTable, judged: OutcomeTable) -> Encod
     both_recorded = fitted_on.vectors is not None and judged.vectors is not None
     if not both_recorded and named == "auto":
         return default_encoder()
-    return RecordedVectors(fitted_on, judged)
+    return recorded_encoder(fitted_on, judged)
 
 
 def _listed(text: str) -> list[str]:
@@ -171,6 +172,7 @@ def _report(
     json_file: Path | None,
     origin: Mapping[str, object],
     fields: FieldMatrix | None = None,
+    failures: Sequence[Failure] = (),
 ) -> None:
     from rich.console import Console
 
@@ -184,5 +186,8 @@ def _report(
     if fields is not None:
         console.print(field_table(fields, "Accuracy by field, %"))
     if json_file is not None:
-        write_report(json_file, report_json(rows, origin, fields))
+        try:
+            write_report(json_file, report_json(rows, origin, fields, failures))
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error}", file=str(json_file)) from None
         console.print(f"written to {json_file}", highlight=False)

@@ -27,14 +27,14 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a router on recorded outcomes."""
-    from coe.assembly import fit_artifact, scorer_kind
+    from coe.assembly import configured_kind, fit_artifact
     from coe.config import load_config
     from coe.eval.datasets import load_outcomes
 
     loaded = load_config(config)
     if scorer is not None:
         loaded = replace(loaded, router=replace(loaded.router, scorer=scorer))
-    scorer_kind(loaded.router.scorer)
+    configured_kind(loaded)  # a wrong name is told before any data is read
     source = outcomes or loaded.router.outcomes
     if source is None:
         raise ConfigError(
@@ -42,7 +42,10 @@ def fit(
         )
     artifact = fit_artifact(loaded, load_outcomes(source, None if split == "all" else split))
     folder = out or loaded.router.artifact
-    artifact.save(folder)
+    try:
+        artifact.save(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error}", file=str(folder)) from None
     manifest = artifact.manifest
     print(f"{manifest.scorer} fitted on {manifest.n_queries} queries of {source}: {folder}")
     for name, value in manifest.settings.items():

@@ -16,7 +16,7 @@ from coe.config import Config, load_config
 from coe.errors import ConfigError
 from coe.eval.datasets import QuestionSet, RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
 from coe.eval.harness import Row, evaluate
-from coe.eval.live import LiveRun, LiveSettings, RoutedRun, run_live, run_routed
+from coe.eval.live import Failure, LiveRun, LiveSettings, RoutedRun, run_live, run_routed
 from coe.eval.provenance import Origin, provenance
 from coe.eval.report import FieldMatrix, field_matrix
 from coe.outcomes import OutcomeTable
@@ -43,6 +43,7 @@ class ZooResult:
     rows: list[Row]
     fields: FieldMatrix
     provenance: Mapping[str, object]
+    failures: tuple[Failure, ...]
     notes: tuple[str, ...]
 
 
@@ -83,6 +84,7 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         rows,
         field_matrix(answered),
         {**provenance(origin), "category": "hidden"},
+        live.failures + (routed.failures if routed else ()),
         _notes(live, routed, options),
     )
 
@@ -120,8 +122,8 @@ async def _ask(
             )
         return live, routed
     finally:
-        for engine in engines.values():
-            await engine.stop(10.0)
+        stops = (engine.stop(10.0) for engine in engines.values())
+        await asyncio.gather(*stops, return_exceptions=True)
 
 
 def _routers(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from coe.config.complaints import config_error
 from coe.config.reading import read_yaml
 from coe.config.schema import (
+    AggregatorKind,
     EncoderKind,
     EncoderModel,
     ExpertModel,
@@ -67,6 +68,8 @@ class RouterConfig:
     scorer: str
     artifact: Path
     policy: PolicyConfig
+    aggregator: AggregatorKind = "majority"
+    """How several experts' answers become one."""
     outcomes: Path | None = None
     """Recorded outcomes that `coe fit` fits on where the command names none."""
 
@@ -110,6 +113,7 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         parsed.router.scorer,
         _resolved(parsed.router.artifact, file),
         policy,
+        parsed.router.aggregator,
         None if outcomes is None else _resolved(outcomes, file),
     )
     return Config(
@@ -174,4 +178,7 @@ def _engine(
 
 
 def _resolved(path: str, file: Path) -> Path:
-    return (file.parent / Path(path).expanduser()).resolve()
+    try:
+        return (file.parent / Path(path).expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"{path!r} is no usable path: {error}", file=str(file)) from None

@@ -38,6 +38,8 @@ def read_yaml(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"cannot be read: {error}", file=str(file)) from None
     try:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)
+    except RecursionError:
+        raise ConfigError("is nested too deeply to be a pool", file=str(file)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"is not valid YAML: {_one_line(error)}", file=str(file)) from None
     if not isinstance(raw, dict):

@@ -7,13 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+AggregatorKind = Literal["majority", "weighted", "first"]
 EncoderKind = Literal["static", "onnx", "sentence-transformers", "endpoint"]
 
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class PriceModel(Strict):
@@ -94,6 +97,7 @@ class RouterModel(Strict):
     artifact: str = "router"
     outcomes: str | None = None
     policy: PolicyModel = Field(default_factory=lambda: PolicyModel())
+    aggregator: AggregatorKind = "majority"
 
 
 class FileModel(Strict):

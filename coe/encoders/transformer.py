@@ -18,7 +18,8 @@ class SentenceTransformerEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ConfigError(
-                'this encoder needs sentence-transformers: pip install "coe[fit]"', key="encoder"
+                'this encoder needs sentence-transformers: pip install "coe[encoders]"',
+                key="encoder",
             ) from None
         try:
             self._model = SentenceTransformer(name_or_path, device=device)

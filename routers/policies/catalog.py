@@ -164,6 +164,8 @@ def policy_named(kind: str, k: int = 1, options: Options | None = None) -> Polic
     given = dict(options or {})
     number = kind.removeprefix("top-")
     if number != kind and number.isdecimal() and int(number) >= 1:
+        if k not in (1, int(number)):
+            raise ConfigError(f"{kind} says how many experts, and k says {k}; use the kind 'top-k'")
         kind, k = "top-k", int(number)
     policy: Policy = _STATIC.built(kind, k, given)
     return _wrapped(policy, given)

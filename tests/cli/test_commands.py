@@ -105,7 +105,7 @@ def test_unfitted_router_says_what_to_do(
     ("text", "words"),
     [
         ("experts: [{id: a, engine: {kind: scripted}, max_token: 3}]", "did you mean 'max_tokens'"),
-        (POOL.replace("SCORER", "knnn"), "did you mean 'knn'"),
+        (POOL.replace("SCORER", "knnn"), "router.scorer: unknown router 'knnn'"),
         (POOL.replace("SCORER", "knn") + "encoder: {kind: onnx}", "needs `model`"),
     ],
 )
@@ -131,6 +131,7 @@ def test_wrong_file_ends_with_2_and_one_line(
         ("{kind: top-q}", "router.policy: unknown policy 'top-q'"),
         ("{kind: top-p, options: {kmax: 3}}", "router.policy.options.kmax"),
         ("{kind: top-p, options: {p: high}}", "p is 'high'; give a float"),
+        ("{kind: top-1, k: 3}", "use the kind 'top-k'"),
     ],
 )
 def test_wrong_policy_is_explained(
@@ -169,6 +170,15 @@ def test_artifact_of_another_scorer_is_refused(
     fitted.write_text(POOL.replace("SCORER", "category"), encoding="utf-8")
     assert _run(monkeypatch, "route", "-c", fitted, "x") == 2
     assert "fitted with knn, used with category" in capsys.readouterr().err
+
+
+def test_fit_never_writes_over_what_is_no_artifact(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = pool.read_text("utf-8")
+    assert _run(monkeypatch, "fit", "-c", pool, "--split", "all", "--out", pool) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert pool.read_text("utf-8") == text
 
 
 def test_init_writes_a_pool_that_loads(

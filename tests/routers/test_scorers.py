@@ -72,6 +72,15 @@ def test_knn_chooses_k_by_cross_validation(table: OutcomeTable, encoder: Encoder
     assert scorer.artifact().manifest.settings["k_given"] is False
 
 
+def test_knn_falls_back_to_the_overall_record_without_a_known_word(
+    table: OutcomeTable, encoder: Encoder
+) -> None:
+    scorer = NeighborsScorer.fit(table, encoder, k=5)
+    for text in ("", "\U0001f642", "nothing it knows"):
+        np.testing.assert_allclose(scorer.score([Query(text)])[0], table.means(), atol=1e-6)
+        assert "no known word" in scorer.explain(Query(text))[0]
+
+
 def test_category_rates_are_the_means_by_category(table: OutcomeTable, encoder: Encoder) -> None:
     scorer = CategoryScorer.fit(table, encoder)
     for category in table.categories:
