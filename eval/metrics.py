@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coe.aggregation import Aggregator
-from coe.eval.votes import recruited_scores
+from coe.eval.recruited import recruited_scores
 from coe.experts import ExpertPool
 from coe.outcomes import FloatArray, IntArray, OutcomeTable
 

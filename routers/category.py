@@ -18,9 +18,7 @@ import numpy as np
 from coe.errors import DatasetError
 from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
-from coe.routers.composition_fit import GENERAL, CompositionFit, SeedLabels, category_rates
-from coe.routers.mapping import SizeBudget
-from coe.routers.votes import (
+from coe.routers.category_votes import (
     VOTERS,
     CategoryVotes,
     IntArray,
@@ -28,6 +26,8 @@ from coe.routers.votes import (
     category_shares,
     normalized_entropy,
 )
+from coe.routers.composition_fit import GENERAL, CompositionFit, SeedLabels, category_rates
+from coe.routers.mapping import SizeBudget
 from coe.routing import Encoder, FloatArray
 from coe.types import Query
 

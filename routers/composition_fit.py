@@ -14,9 +14,7 @@ from coe.errors import DatasetError, UnknownExpert
 from coe.outcomes import OutcomeTable
 from coe.profiles import Profile
 from coe.routers.artifacts import Artifact, Manifest
-from coe.routers.folds import fold_numbers
-from coe.routers.mapping import Mapping, SizeBudget, solve_mapping
-from coe.routers.votes import (
+from coe.routers.category_votes import (
     VOTERS,
     CategoryVotes,
     IntArray,
@@ -24,6 +22,8 @@ from coe.routers.votes import (
     expanded_labels,
     normalized_entropy,
 )
+from coe.routers.folds import fold_numbers
+from coe.routers.mapping import Mapping, SizeBudget, solve_mapping
 from coe.routing import Encoder, FloatArray
 
 GENERAL = "general"

@@ -17,9 +17,9 @@ from coe.errors import DatasetError
 from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
 from coe.routers.calibration import expected_calibration_error
+from coe.routers.category_votes import category_shares
 from coe.routers.folds import fold_numbers, routed_outcome
 from coe.routers.logistic import LogisticFits, held_out_by_strength, log_loss, sigmoid
-from coe.routers.votes import category_shares
 from coe.routing import Encoder, FloatArray
 from coe.types import Query
 

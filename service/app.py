@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from coe.composition import Composition
+from coe.errors import ConfigError
 from coe.service.catalog import Catalog, Health
 from coe.service.chat import ChatCompletions
 from coe.service.errors import answer_for_http
@@ -26,7 +27,15 @@ def create_app(
     composition: Composition,
     settings: ServiceSettings = ServiceSettings(),  # noqa: B008  frozen
 ) -> Starlette:
-    """The gateway as an ASGI app. Stops the composition when it is shut down."""
+    """The gateway as an ASGI app. Stops the composition when it is shut down.
+
+    Raises `ConfigError` if an expert has the name of the model that routes.
+    """
+    if settings.model_name in composition.router.pool.ids:
+        raise ConfigError(
+            f"expert {settings.model_name!r} has the name of the model that routes, and could not "
+            "be asked for; give the expert another id, or ServiceSettings another model_name"
+        )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from starlette.types import Receive, Scope, Send
@@ -10,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 from coe.composition import Composition
 from coe.errors import CoeError
 from coe.experts import Expert
-from coe.service.errors import ModelNotFound
+from coe.service.errors import ModelNotFound, answer_for
 from coe.service.reply import send_json
 from coe.service.settings import ServiceSettings
+
+_PROOF_S = 5.0
 
 
 class Catalog:
@@ -75,12 +80,16 @@ class Catalog:
 class Health:
     """Liveness and readiness.
 
-    Ready means that the router can route, which one probe proves. It does not mean that any
-    expert is loaded: experts load when they are asked for.
+    Ready means that the router can route, which one probe proves for the next 5 s. It does not
+    mean that any expert is loaded: experts load when they are asked for.
     """
 
-    def __init__(self, composition: Composition) -> None:
+    def __init__(
+        self, composition: Composition, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._composition = composition
+        self._clock = clock
+        self._proven_until_s = -math.inf
 
     async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, {"status": "ok"})
@@ -95,8 +104,21 @@ class Health:
             },
         }
         try:
-            router.route("ready?")
+            await self._probe()
         except CoeError as error:
-            await send_json(send, report | {"status": "not ready", "reason": str(error)}, 503)
+            answer = answer_for(error, scope["coe.request_id"])
+            reason = answer.envelope["error"]["message"]
+            await send_json(send, report | {"status": "not ready", "reason": reason}, 503)
         else:
             await send_json(send, report)
+
+    async def _probe(self) -> None:
+        """Raises what routing raises, which is never remembered."""
+        if self._clock() < self._proven_until_s:
+            return
+        route = self._composition.router.route
+        if self._composition.decides_slowly:
+            await asyncio.to_thread(route, "ready?")
+        else:
+            route("ready?")
+        self._proven_until_s = self._clock() + _PROOF_S

@@ -1,7 +1,8 @@
 """What a failure looks like over HTTP: the one table from error to status and OpenAI envelope.
 
-Errors raised on purpose carry their message to the caller, except those about the operator's
-files. Anything else is a defect: it is logged in full and told as nothing but its request id.
+What is the caller's to change (the request, its timing, its budget) is told in the error's own
+words. What is the operator's (addresses, files, keys, what an upstream said) is logged in full,
+and the caller learns which expert failed, how, and the request id to quote.
 """
 
 from __future__ import annotations
@@ -65,6 +66,27 @@ class BodyTooLarge(RequestError):
         )
 
 
+class BodyTooSlow(RequestError):
+    """The request's body was still arriving when its time was up."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"the body did not arrive within {timeout_s:g} s; send all that content-length "
+            "announces, or have the gateway's request timeout raised"
+        )
+
+
+class NotJsonType(RequestError):
+    """The request does not say that its body is JSON."""
+
+    def __init__(self, content_type: str | None) -> None:
+        said = "it was missing" if content_type is None else f"it was {content_type[:64]!r}"
+        super().__init__(
+            f"send the header 'content-type: application/json' ({said}); "
+            "with curl: -H 'content-type: application/json'"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How one class of errors is told."""
@@ -82,6 +104,8 @@ TABLE: Mapping[type[CoeError], Kind] = {
     RequestError: Kind(400, "invalid_request_error", "invalid_value"),
     ContextOverflow: Kind(400, "invalid_request_error", "context_length_exceeded"),
     BodyTooLarge: Kind(413, "invalid_request_error", "request_too_large"),
+    BodyTooSlow: Kind(408, "invalid_request_error", "request_timeout"),
+    NotJsonType: Kind(415, "invalid_request_error", "unsupported_media_type"),
     ModelNotFound: Kind(404, "invalid_request_error", "model_not_found"),
     UnknownExpert: Kind(404, "invalid_request_error", "model_not_found"),
     RoutingError: Kind(500, "server_error", "routing_failed"),
@@ -101,16 +125,16 @@ class ErrorAnswer:
     """A failure as it goes over the wire."""
 
     status: int
-    envelope: Mapping[str, object]
+    envelope: Mapping[str, Mapping[str, object]]
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def answer_for(error: Exception, request_id: str) -> ErrorAnswer:
-    """How to tell an error; logs those that the operator has to know of."""
+    """How to tell an error; logs in full those that the operator has to know of."""
     kind = _kind_of(error)
     if kind is UNEXPECTED or not isinstance(error, CoeError):
         logger.error("request %s failed unexpectedly", request_id, exc_info=error)
-        message = f"the gateway failed; its log has the cause under request {request_id}"
+        message = _public("the gateway failed", request_id)
         return ErrorAnswer(UNEXPECTED.status, _envelope(message, UNEXPECTED))
     if kind.status >= 500:
         logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
@@ -120,8 +144,8 @@ def answer_for(error: Exception, request_id: str) -> ErrorAnswer:
         param = "model"
     return ErrorAnswer(
         kind.status,
-        _envelope(str(error), Kind(kind.status, kind.type, code), param),
-        _retry_after(error),
+        _envelope(_told(error, request_id), Kind(kind.status, kind.type, code), param),
+        _headers(error),
     )
 
 
@@ -148,14 +172,38 @@ def _kind_of(error: Exception) -> Kind:
     return UNEXPECTED
 
 
-def _envelope(message: str, kind: Kind, param: str | None = None) -> dict[str, object]:
+def _told(error: CoeError, request_id: str) -> str:
+    """The error's own words where they concern the caller, else what failed and no detail."""
+    match error:
+        case UnknownExpert() | UpstreamTimeout():
+            return str(error)
+        case RoutingError():
+            return _public("no expert could be chosen", request_id)
+        case StartupError():
+            return _public(f"expert {error.expert_id!r} could not be started", request_id)
+        case UpstreamError(status=int(status)):
+            return _public(f"expert {error.expert_id!r} failed with status {status}", request_id)
+        case EngineError():
+            return _public(f"expert {error.expert_id!r} failed", request_id)
+        case _:
+            return str(error)
+
+
+def _public(failure: str, request_id: str) -> str:
+    return f"{failure}; the gateway's log has the cause under request {request_id}"
+
+
+def _envelope(message: str, kind: Kind, param: str | None = None) -> dict[str, dict[str, object]]:
     return {"error": {"message": message, "type": kind.type, "param": param, "code": kind.code}}
 
 
-def _retry_after(error: CoeError) -> tuple[tuple[bytes, bytes], ...]:
-    if not isinstance(error, QueueFull):
-        return ()
-    return ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
+def _headers(error: CoeError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, QueueFull):
+        return ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
+    if isinstance(error, BodyTooSlow):
+        # The rest of the body may never come, and would stand before the next request.
+        return ((b"connection", b"close"),)
+    return ()
 
 
 SHUTTING_DOWN = ErrorAnswer(

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, ErrorAnswer, answer_for
-from coe.service.reply import extra_headers, send_json
+from coe.service.reply import extra_headers, request_header, send_json
 
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -87,7 +87,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = _header(scope, b"content-length") or b""
+        announced = request_header(scope, b"content-length") or b""
         if announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
             raise BodyTooLarge(self._max_body_bytes)
         n_bytes = 0
@@ -108,12 +108,5 @@ async def _send_answer(send: Send, answer: ErrorAnswer) -> None:
 
 
 def _given_id(scope: Scope) -> bytes | None:
-    given = _header(scope, b"x-request-id")
+    given = request_header(scope, b"x-request-id")
     return given if given is not None and _SANE_ID.fullmatch(given) else None
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None

@@ -39,6 +39,14 @@ def extra_headers(scope: Scope) -> list[Header]:
     return headers
 
 
+def request_header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that lower-case name, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
 async def read_body(receive: Receive) -> bytes:
     """The whole body. Raises `ClientDisconnect` if the client leaves in the middle of it."""
     pieces: list[bytes] = []

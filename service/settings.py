@@ -13,4 +13,4 @@ class ServiceSettings:
     """The model that routes; every other name is an expert's id."""
     max_body_bytes: int = 8 * 1024 * 1024
     request_timeout_s: float = 600.0
-    """Longest that one request may take in all: loading, queueing and generating."""
+    """Longest that one request may take in all: arriving, routing, loading and generating."""

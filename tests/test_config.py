@@ -121,6 +121,7 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
         (f"experts: [{EXPERT}]\nlocal_memory_gib: .inf", "local_memory_gib", ["finite"]),
         (f"experts: [{EXPERT}]\nrouter: {{artifact: '~no-such-user/x'}}", None, ["usable path"]),
         (f"experts: [{EXPERT}]\nrouter: {{aggregator: best}}", "router.aggregator", ["'majority'"]),
+        ("experts: [{id: coe, engine: {kind: scripted}}]", "experts[0].id", ["another id"]),
         ("[" * 3000, None, ["nested too deeply"]),
     ],
 )

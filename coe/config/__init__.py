@@ -40,6 +40,10 @@ from coe.experts import (
 )
 
 
+ROUTED_MODEL = "coe"
+"""What a client asks for to be routed; no expert may be called so."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """Which encoder turns queries into vectors."""
@@ -141,6 +145,12 @@ def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
 
 
 def _expert(parsed: ExpertModel, file: Path, index: int) -> Expert:
+    if parsed.id == ROUTED_MODEL:
+        raise ConfigError(
+            f"{ROUTED_MODEL!r} is the model name that routes; give the expert another id",
+            file=str(file),
+            key=f"experts[{index}].id",
+        )
     if parsed.max_tokens >= parsed.context_tokens:
         raise ConfigError(
             f"{parsed.max_tokens} leaves no room for a prompt in a context of "

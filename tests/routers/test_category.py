@@ -10,9 +10,9 @@ import pytest
 from coe.errors import ConfigError, DatasetError, UnknownExpert
 from coe.outcomes import OutcomeTable
 from coe.routers.category import GENERAL, CategoryScorer, CompositionScorer, SeedLabels
+from coe.routers.category_votes import CategoryVotes, expanded_labels, normalized_entropy
 from coe.routers.composition_fit import best_limit
 from coe.routers.mapping import SizeBudget
-from coe.routers.votes import CategoryVotes, expanded_labels, normalized_entropy
 from coe.routing import Encoder
 from coe.types import Query
 

@@ -1,26 +1,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from coe.composition import Composition
 from coe.engines.base import EngineState
 from coe.engines.scripted import ScriptedEngine
-from coe.errors import QueueFull, StartupError, UpstreamError, UpstreamTimeout
+from coe.errors import ConfigError, QueueFull, StartupError, UpstreamError, UpstreamTimeout
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.routers.policies import TopK
-from coe.routing import Router
+from coe.routing import FloatArray, Router
 from coe.service.app import create_app
+from coe.service.catalog import Health
+from coe.service.middleware import RequestId
 from coe.service.settings import ServiceSettings
-from coe.types import Delta
+from coe.types import Delta, Query
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 
 
 def ask(text: str, model: str = "coe", **fields: Any) -> dict[str, Any]:
@@ -126,9 +132,9 @@ async def test_chat_refuses_an_overlong_prompt(client: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (UpstreamError("a", "no"), 502, "upstream_error"),
+        (UpstreamError("a", "secret"), 502, "upstream_error"),
         (UpstreamTimeout("a", 3), 504, "upstream_timeout"),
-        (StartupError("a", "no"), 503, "expert_unavailable"),
+        (StartupError("a", "secret"), 503, "expert_unavailable"),
         (QueueFull("busy", 7), 429, "queue_full"),
         (ValueError("secret"), 500, "internal_error"),
     ],
@@ -148,12 +154,13 @@ async def test_chat_tells_a_failure_before_the_first_text_by_its_status(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_chat_calls_an_answer_without_an_end_a_failure(
-    compose: Any, fakes: Any, stream: bool
+    compose: Any, fakes: Any, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     async with client_of(create_app(compose({"a": fakes.line("a", ())}))) as client:
         response = await client.post(CHAT, json=ask("hi", stream=stream))
     assert response.status_code == 502
-    assert "broke off" in error_of(response)["message"]
+    assert "expert 'a' failed" in error_of(response)["message"]
+    assert "broke off" in caplog.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -168,7 +175,9 @@ async def test_chat_gives_up_at_the_request_timeout(compose: Any, fakes: Any, st
 
 
 @pytest.mark.parametrize(
-    ("headers", "n_read"), [({}, 3), ({"content-length": "100000"}, 0)], ids=["grown", "announced"]
+    ("headers", "n_read"),
+    [(JSON, 3), (JSON | {"content-length": "100000"}, 0)],
+    ids=["grown", "announced"],
 )
 async def test_chat_reads_no_more_of_a_body_once_it_is_too_large(
     compose: Any, headers: dict[str, str], n_read: int
@@ -189,6 +198,104 @@ async def test_chat_reads_no_more_of_a_body_once_it_is_too_large(
     assert large.status_code == 413
     assert error_of(large)["code"] == "request_too_large"
     assert read == n_read
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "", "application/x-www-form-urlencoded", "text/plain;application/json", "text/json"],
+)
+async def test_chat_refuses_what_a_web_page_may_send_unasked(
+    client: httpx.AsyncClient, content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    response = await client.post(CHAT, content=json.dumps(ask("sums")), headers=headers)
+    assert response.status_code == 415
+    error = error_of(response)
+    assert (error["type"], error["code"]) == ("invalid_request_error", "unsupported_media_type")
+    assert "-H 'content-type: application/json'" in error["message"]
+    assert (await client.get("/readyz")).json()["experts"]["sums"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json ;x=y"]
+)
+async def test_chat_takes_json_with_parameters(
+    client: httpx.AsyncClient, content_type: str
+) -> None:
+    headers = {"content-type": content_type}
+    response = await client.post(CHAT, content=json.dumps(ask("sums")), headers=headers)
+    assert response.status_code == 200
+
+
+async def test_a_web_page_is_not_granted_a_preflight(client: httpx.AsyncClient) -> None:
+    asked = {
+        "origin": "http://page.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type",
+    }
+    response = await client.options(CHAT, headers=asked)
+    assert response.status_code == 405
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def composed(scorer: Any, decides_slowly: bool = False) -> Composition:
+    pool = ExpertPool((Expert("a", ScriptedSpec()),))
+    engines = {"a": ScriptedEngine(pool.experts[0])}
+    return Composition(Router(scorer, TopK(1), pool), engines, decides_slowly=decides_slowly)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/readyz")])
+async def test_gateway_answers_others_while_it_decides_slowly(
+    fakes: Any, method: str, path: str
+) -> None:
+    asked, released = threading.Event(), threading.Event()
+    scorer = fakes.scorer(("a",))
+
+    def score(queries: Sequence[Query]) -> FloatArray:
+        asked.set()
+        assert released.wait(5)
+        return np.ones((len(queries), 1))
+
+    scorer.score = score
+    async with client_of(create_app(composed(scorer, decides_slowly=True))) as client:
+        body = ask("hi") if method == "POST" else None
+        deciding = asyncio.create_task(client.request(method, path, json=body))
+        assert await asyncio.to_thread(asked.wait, 5)
+        alive = await client.get("/healthz")
+        assert not deciding.done()
+        released.set()
+        response = await deciding
+    assert (alive.status_code, response.status_code) == (200, 200)
+
+
+async def test_slow_decision_ends_at_the_request_timeout(fakes: Any) -> None:
+    released = threading.Event()
+    scorer = fakes.scorer(("a",))
+    scorer.score = lambda queries: np.full((len(queries), 1), float(released.wait(5)))
+    app = create_app(composed(scorer, decides_slowly=True), ServiceSettings(request_timeout_s=0.02))
+    async with client_of(app) as client:
+        response = await client.post(CHAT, json=ask("hi"))
+    assert not released.is_set()
+    released.set()
+    assert error_of(response)["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("decides_slowly", [False, True])
+async def test_decision_takes_a_thread_only_where_it_is_slow(
+    fakes: Any, decides_slowly: bool
+) -> None:
+    threads: list[bool] = []
+    scorer = fakes.scorer(("a",))
+
+    def score(queries: Sequence[Query]) -> FloatArray:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return np.ones((len(queries), 1))
+
+    scorer.score = score
+    async with client_of(create_app(composed(scorer, decides_slowly))) as client:
+        await client.post(CHAT, json=ask("hi"))
+        await client.get("/readyz")
+    assert threads == [decides_slowly] * 2
 
 
 @pytest.mark.parametrize("given", ["abc-1", "x" * 128, "a/b=c;d"])
@@ -216,7 +323,8 @@ async def test_request_id_is_replaced_where_it_is_not_sane(
         ("GET", "/v1/models/gpt-4", 404, "model_not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
         ("DELETE", "/v1/models/sums", 405, "method_not_allowed"),
-        ("POST", CHAT, 400, "invalid_json"),
+        ("OPTIONS", CHAT, 405, "method_not_allowed"),
+        ("POST", CHAT, 415, "unsupported_media_type"),
     ],
 )
 async def test_every_failure_is_an_envelope_with_a_request_id(
@@ -301,7 +409,9 @@ async def test_readyz_tells_each_experts_state(client: httpx.AsyncClient) -> Non
     assert body["experts"]["broken"] == "stopped"
 
 
-async def test_readyz_is_503_where_the_router_cannot_route(fakes: Any) -> None:
+async def test_readyz_is_503_where_the_router_cannot_route(
+    fakes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     pool = ExpertPool((Expert("a", ScriptedSpec()),))
     scorer = fakes.scorer(pool.ids)
     scorer.score = lambda queries: [[float("nan")]] * len(queries)
@@ -311,8 +421,35 @@ async def test_readyz_is_503_where_the_router_cannot_route(fakes: Any) -> None:
         alive = await client.get("/healthz")
     assert response.status_code == 503
     assert response.json()["status"] == "not ready"
-    assert "not finite" in response.json()["reason"]
+    assert response.headers["x-request-id"] in response.json()["reason"]
+    assert "not finite" not in response.text
+    assert "not finite" in caplog.text
     assert alive.status_code == 200
+
+
+async def test_readyz_trusts_a_proof_for_five_seconds_and_a_failure_not_at_all(
+    fakes: Any,
+) -> None:
+    now_s = 0.0
+    scores = [float("nan"), 1.0, 1.0]
+    scorer = fakes.scorer(("a",))
+    scorer.score = lambda queries: np.full((len(queries), 1), scores.pop(0))
+    health = Health(composed(scorer), lambda: now_s)
+    seen: list[tuple[float, int, int]] = []
+    async with client_of(RequestId(health.ready)) as client:
+        for now_s in (0.0, 0.0, 4.9, 5.0):
+            response = await client.get("/readyz")
+            seen.append((now_s, response.status_code, len(scores)))
+    assert seen == [(0.0, 503, 2), (0.0, 200, 1), (4.9, 200, 1), (5.0, 200, 0)]
+
+
+def test_app_refuses_an_expert_with_the_name_of_the_routing_model(
+    compose: Any, fakes: Any, whole: Any
+) -> None:
+    composition = compose({"coe": fakes.line("coe", whole)})
+    with pytest.raises(ConfigError, match=r"expert 'coe' .* give the expert another id"):
+        create_app(composition)
+    create_app(composition, ServiceSettings(model_name="auto"))
 
 
 def test_app_stops_the_experts_when_it_is_shut_down(compose: Any) -> None:

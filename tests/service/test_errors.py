@@ -13,6 +13,7 @@ from coe.errors import (
     ContextOverflow,
     DatasetError,
     DeadlineExceeded,
+    EngineError,
     PoolMismatch,
     QueueFull,
     RequestError,
@@ -22,7 +23,15 @@ from coe.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from coe.service.errors import TABLE, BodyTooLarge, InvalidRequest, ModelNotFound, answer_for
+from coe.service.errors import (
+    TABLE,
+    BodyTooLarge,
+    BodyTooSlow,
+    InvalidRequest,
+    ModelNotFound,
+    NotJsonType,
+    answer_for,
+)
 
 INVALID = "invalid_request_error"
 
@@ -34,6 +43,8 @@ INVALID = "invalid_request_error"
         (RequestError("bad", param="seed"), 400, INVALID, "invalid_value", "seed"),
         (ContextOverflow("e", 90, 64), 400, INVALID, "context_length_exceeded", "messages"),
         (BodyTooLarge(8), 413, INVALID, "request_too_large", None),
+        (BodyTooSlow(8), 408, INVALID, "request_timeout", None),
+        (NotJsonType("text/plain"), 415, INVALID, "unsupported_media_type", None),
         (ModelNotFound("gpt", ("coe",)), 404, INVALID, "model_not_found", "model"),
         (UnknownExpert("x", ("y",)), 404, INVALID, "model_not_found", "model"),
         (RoutingError("no"), 500, "server_error", "routing_failed", None),
@@ -51,9 +62,47 @@ def test_answer_tells_errors_raised_on_purpose(
 ) -> None:
     answer = answer_for(error, "r1")
     assert answer.status == status
-    assert answer.envelope == {
-        "error": {"message": str(error), "type": type_, "param": param, "code": code}
-    }
+    envelope = dict(answer.envelope["error"])
+    assert envelope.pop("message")
+    assert envelope == {"type": type_, "param": param, "code": code}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidRequest("bad", param="n", code="c"),
+        ContextOverflow("e", 90, 64),
+        ModelNotFound("gpt", ("coe",)),
+        UnknownExpert("x", ("y",)),
+        UpstreamTimeout("e", 3),
+        QueueFull("busy", 2.2),
+        BudgetExceeded("spent"),
+        DeadlineExceeded("late"),
+    ],
+)
+def test_answer_tells_the_caller_what_is_the_callers_to_change(error: CoeError) -> None:
+    assert answer_for(error, "r1").envelope["error"]["message"] == str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StartupError("e", "no file secret.gguf"), "expert 'e' could not be started"),
+        (UpstreamError("e", "http://u:secret@h said no", 401), "expert 'e' failed with status 401"),
+        (UpstreamError("e", "secret broke off"), "expert 'e' failed"),
+        (EngineError("e", "secret is silent"), "expert 'e' failed"),
+        (RoutingError("scores of secret.npz are not finite"), "no expert could be chosen"),
+        (PoolMismatch("secret.npz", 1, 2, "fit it again"), "no expert could be chosen"),
+    ],
+)
+def test_answer_keeps_what_is_the_operators_for_the_log(
+    error: CoeError, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "coe.service"):
+        message = answer_for(error, "r1").envelope["error"]["message"]
+    assert message == f"{told}; the gateway's log has the cause under request r1"
+    assert "r1" in caplog.text
+    assert str(error) in caplog.text
 
 
 @pytest.mark.parametrize(("wait_s", "header"), [(2.2, b"3"), (0.0, b"1")])

@@ -84,7 +84,11 @@ def check(app: Starlette, body: bytes) -> int:
 
 async def _post(app: Starlette, body: bytes) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-        return await client.post("http://coe/v1/chat/completions", content=body)
+        return await client.post(
+            "http://coe/v1/chat/completions",
+            content=body,
+            headers={"content-type": "application/json"},
+        )
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from coe.errors import ConfigError
 from coe.service.app import create_app
 from coe.service.server import base_url, bind, run
+from coe.service.settings import ServiceSettings
 
 SERVER = """
 import logging, os, signal, threading, urllib.request
@@ -83,6 +85,25 @@ def test_server_that_shuts_down_tells_whom_it_cannot_wait_for(
     assert answers[0].status_code == 503
     assert answers[0].json()["error"]["code"] == "shutting_down"
     assert engine.cancelled == 1
+
+
+def test_server_gives_up_on_a_body_that_does_not_arrive(compose: Any, serve: Any) -> None:
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: coe\r\n"
+        b"content-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    )
+    app = create_app(compose(), ServiceSettings(request_timeout_s=0.02))
+    with serve(app, shutdown_timeout_s=0) as live:
+        address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+        with (
+            socket.create_connection(address, timeout=5) as connection,
+            connection.makefile("rb") as answer,
+        ):
+            connection.sendall(head + b'{"model"')
+            # Ends only because the server closes the connection.
+            said = answer.read()
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in said
 
 
 def test_server_drains_a_refused_body_and_keeps_the_connection(live: Any) -> None:

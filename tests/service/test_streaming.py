@@ -109,30 +109,44 @@ def cut_off_text(url: str, text: str = "hi") -> str:
     return "".join(arrived)
 
 
-def test_stream_that_dies_ends_in_an_error_and_not_cleanly(live: Any) -> None:
+def test_stream_that_dies_ends_in_an_error_and_not_cleanly(
+    live: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     *chunks, error = events_of(cut_off_text(live.url, "faulty"))
     assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == ["", "one", " two"]
     assert error["error"]["type"] == "server_error"
     assert error["error"]["code"] == "upstream_error"
-    assert "scripted to fail" in error["error"]["message"]
+    assert "expert 'faulty' failed" in error["error"]["message"]
+    assert "scripted to fail" not in error["error"]["message"]
+    assert "scripted to fail" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("end", "code", "told"),
+    ("end", "told"),
     [
-        ((UpstreamError("a", "gone"),), "upstream_error", "gone"),
-        ((ValueError("secret"),), "internal_error", "its log has the cause"),
-        ((), "upstream_error", "broke off"),
+        (
+            (UpstreamError("a", "secret", 401),),
+            ("upstream_error", "expert 'a' failed with status 401", "secret"),
+        ),
+        ((ValueError("secret"),), ("internal_error", "the gateway failed", "secret")),
+        ((), ("upstream_error", "expert 'a' failed", "broke off")),
     ],
 )
-def test_stream_that_breaks_off_tells_why(
-    compose: Any, fakes: Any, serve: Any, end: Any, code: str, told: str
+def test_stream_that_breaks_off_tells_what_failed_and_logs_why(
+    compose: Any,
+    fakes: Any,
+    serve: Any,
+    caplog: pytest.LogCaptureFixture,
+    end: Any,
+    told: tuple[str, str, str],
 ) -> None:
     with serve(create_app(compose({"a": fakes.line("a", (Delta("one"), *end))}))) as live:
         error = events_of(cut_off_text(live.url))[-1]["error"]
+    code, failure, logged = told
     assert error["code"] == code
-    assert told in error["message"]
-    assert "secret" not in error["message"]
+    assert error["message"].startswith(f"{failure}; the gateway's log has the cause")
+    assert logged not in error["message"]
+    assert logged in caplog.text
 
 
 def test_stream_is_cut_at_the_request_timeout(compose: Any, fakes: Any, serve: Any) -> None:
@@ -179,5 +193,8 @@ def test_stream_reaches_the_client_while_the_expert_still_speaks(
 
 
 def _request(body: bytes) -> bytes:
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: coe\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: coe\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
