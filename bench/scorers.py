@@ -20,7 +20,7 @@ import numpy as np
 from coe.encoders import default_encoder
 from coe.eval.datasets import RecordedBenchmark, load_mmlu_pro
 from coe.eval.intervals import bootstrap_mean
-from coe.eval.vectors import RecordedVectors
+from coe.eval.vectors import recorded_encoder
 from coe.outcomes import OutcomeTable
 from coe.routers.baselines import BestSingleScorer
 from coe.routers.boosting import BoostingScorer
@@ -133,7 +133,7 @@ def _jitter(table: OutcomeTable, encoder: Encoder) -> dict[str, float]:
 def _encoder(name: str, train: OutcomeTable, test: OutcomeTable) -> Encoder:
     """The texts are encoded beforehand, so that times are the scorer's own."""
     if name == "minilm-recorded":
-        return RecordedVectors(train, test)
+        return recorded_encoder(train, test)
     texts = [query.text for query in (*train.queries, *test.queries)]
     return KnownTexts(default_encoder(), texts)
 

@@ -196,15 +196,16 @@ def aggregator_for(kind: str) -> Aggregator:
 def engines_for(config: Config) -> dict[str, Engine]:
     """One engine for each expert, stopped. Local ones share the configured memory."""
     memory = LocalMemory(config.local_memory_gib, config.local_threads)
-    return {expert.id: _engine(expert, memory) for expert in config.pool}
+    patience_s = config.startup_timeout_s
+    return {expert.id: _engine(expert, memory, patience_s) for expert in config.pool}
 
 
-def _engine(expert: Expert, memory: LocalMemory) -> Engine:
+def _engine(expert: Expert, memory: LocalMemory, startup_timeout_s: float) -> Engine:
     spec = expert.engine
     if isinstance(spec, LocalSpec):
-        return LocalEngine(expert, memory)
+        return LocalEngine(expert, memory, startup_timeout_s)
     if isinstance(spec, OpenAISpec):
         return OpenAIEngine(expert)
     if isinstance(spec, ReplaySpec):
-        return ReplayEngine(expert)
-    return ScriptedEngine(expert)
+        return ReplayEngine(expert, startup_timeout_s)
+    return ScriptedEngine(expert, startup_timeout_s=startup_timeout_s)

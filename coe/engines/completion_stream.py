@@ -59,8 +59,13 @@ class CompletionReader:
                 _status_in(chunk),
             )
         if isinstance(usage := chunk.get("usage"), dict):
-            self._usage = _usage(usage)
-        return [delta for choice in chunk.get("choices") or () if (delta := self._read(choice))]
+            self._usage = Usage(
+                self._count(usage, "prompt_tokens"), self._count(usage, "completion_tokens")
+            )
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list):
+            raise self._malformed("choices", choices)
+        return [delta for choice in choices if (delta := self._read(choice))]
 
     def end(self) -> Delta:
         """The last delta. Raises `UpstreamError` if the answer broke off before its end."""
@@ -68,15 +73,36 @@ class CompletionReader:
             raise UpstreamError(self._expert_id, "the answer broke off before its end")
         return Delta(finish_reason=self._reason, usage=self._usage)
 
-    def _read(self, choice: dict[str, Any]) -> Delta | None:
+    def _read(self, choice: Any) -> Delta | None:
+        if not isinstance(choice, dict):
+            raise self._malformed("choices", choice)
         reason = choice.get("finish_reason")
+        if not isinstance(reason, str | None):
+            raise self._malformed("finish_reason", reason)
         if reason in _CUT_OFF:
             raise UpstreamError(self._expert_id, f"cut its answer off (finish reason {reason!r})")
         if reason:
             # Some servers name the token that ended the answer; all of those are a stop.
             self._reason = _REASONS.get(reason, "stop")
-        text = (choice.get("delta") or {}).get("content")
+        delta = choice.get("delta") or {}
+        if not isinstance(delta, dict):
+            raise self._malformed("delta", delta)
+        text = delta.get("content")
+        if not isinstance(text, str | None):
+            raise self._malformed("content", text)
         return Delta(text=text) if text else None
+
+    def _count(self, usage: dict[str, Any], key: str) -> int:
+        count = usage.get(key)
+        if count is None:
+            return 0
+        if type(count) is not int or count < 0:
+            raise self._malformed(key, count)
+        return count
+
+    def _malformed(self, key: str, value: Any) -> UpstreamError:
+        shown = _shown(orjson.dumps(value))
+        return UpstreamError(self._expert_id, f"sent an event whose {key} is malformed: {shown}")
 
 
 def refusal(expert: Expert, status: int, body: bytes) -> CoeError:
@@ -102,10 +128,6 @@ def error_message(body: bytes) -> str:
     if isinstance(inner, dict):
         inner = inner.get("message") or inner.get("detail") or inner
     return inner[:_MAX_SHOWN] if isinstance(inner, str) else _shown(body)
-
-
-def _usage(usage: dict[str, Any]) -> Usage:
-    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
 
 def _status_in(chunk: Any) -> int | None:

@@ -17,7 +17,7 @@ from coe.engines.loading import LoadedModel
 from coe.engines.room import answer_room
 from coe.engines.sampling import generator_for, pick
 from coe.engines.stopping import StopScanner
-from coe.errors import RequestError
+from coe.errors import CoeError, UpstreamError
 from coe.types import Delta, FinishReason, GenerationRequest, Usage
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Sequence:
         return [Delta(text=text), end] if text else [end]
 
 
-Emission = tuple[Row, Delta | RequestError | None]
+Emission = tuple[Row, Delta | CoeError | None]
 """What a step did for one row. An error or a finish reason means that the row has left; None
 that it left because it was cancelled."""
 
@@ -127,8 +127,11 @@ class Batch:
         for row in joining:
             try:
                 newcomers.append(_Sequence(row, self._model))
-            except RequestError as error:
+            except CoeError as error:
                 emissions.append((row, error))
+            except Exception as error:  # noqa: BLE001 - templates and tokenizers raise what they like
+                problem = f"cannot read this prompt: {error}"
+                emissions.append((row, UpstreamError(self._model.expert.id, problem)))
         return newcomers
 
     def _forward(self, newcomers: list[_Sequence]) -> torch.Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from coe.engines.kv_cache import is_joinable
-from coe.errors import RequestError
+from coe.errors import ContextOverflow, RequestError
 from coe.experts import Expert, LocalSpec
 from coe.types import Message
+
+_NO_LIMIT = int(1e30)  # What transformers itself takes for none.
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,17 @@ class LoadedModel:
     context_tokens: int
     """What the expert and the network can both take."""
     max_batch: int
+    longest_token_bytes: int
+    """No token stands for more bytes of text than this."""
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt, up to where the answer begins. Raises `RequestError`."""
+        """The prompt, up to where the answer begins. Raises `RequestError`.
+
+        Text that cannot fit the context is refused unread: reading megabytes takes seconds.
+        """
         from jinja2 import TemplateError
 
+        self._check_length(messages)
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             ids: list[int] = self.tokenizer.apply_chat_template(
@@ -41,6 +50,19 @@ class LoadedModel:
                 f"expert {self.expert.id!r} cannot read these messages: {error}", param="messages"
             ) from None
         return ids
+
+    def _check_length(self, messages: Sequence[Message]) -> None:
+        try:
+            n_bytes = sum(len(message.content.encode()) for message in messages)
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"expert {self.expert.id!r} cannot read these messages: they are no valid "
+                f"Unicode ({error.reason}); send text without lone surrogates",
+                param="messages",
+            ) from None
+        least_tokens = ceil(n_bytes / self.longest_token_bytes)
+        if least_tokens > self.context_tokens:
+            raise ContextOverflow(self.expert.id, least_tokens, self.context_tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(
@@ -58,7 +80,10 @@ def load_model(expert: Expert, spec: LocalSpec, threads: int) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(spec.path, local_files_only=True)
+    # Its own limit only makes it warn; whether a prompt fits is decided by `answer_room`.
+    tokenizer = AutoTokenizer.from_pretrained(
+        spec.path, local_files_only=True, model_max_length=_NO_LIMIT
+    )
     if not tokenizer.chat_template:
         raise ValueError(f"{spec.path} has no chat template; experts are asked in messages")
     dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype)
@@ -75,6 +100,9 @@ def load_model(expert: Expert, spec: LocalSpec, threads: int) -> LoadedModel:
         _end_ids(network, tokenizer),
         min(limit, expert.context_tokens),
         spec.max_batch if is_joinable(network) else 1,
+        # UTF-8 is never shorter than the text a token stands for, whatever alphabet the
+        # tokenizer writes it in.
+        max(len(token.encode()) for token in tokenizer.get_vocab()),
     )
 
 

@@ -28,12 +28,16 @@ class LocalEngine:
     and safe from eviction, while it generates, however slowly its streams are read.
     """
 
-    def __init__(self, expert: Expert, memory: LocalMemory) -> None:
+    def __init__(
+        self, expert: Expert, memory: LocalMemory, startup_timeout_s: float | None = None
+    ) -> None:
+        """`startup_timeout_s` bounds how long a stream waits to be let in; None is for ever."""
         if not isinstance(expert.engine, LocalSpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'local'")
         self._expert = expert
         self._spec = expert.engine
         self._memory = memory
+        self._startup_timeout_s = startup_timeout_s
         self._state = EngineState.STOPPED
         self._model: LoadedModel | None = None
         self._waiting: deque[Row] = deque()
@@ -49,19 +53,11 @@ class LocalEngine:
         return self._state
 
     async def ensure_ready(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._memory.hold(self)
-        except TimeoutError:
-            raise StartupError(
-                self.expert_id,
-                f"not ready within {timeout_s:g} s; raise startup_timeout_s, or raise "
-                "local_memory_gib if it waited for busy experts to leave",
-            ) from None
+        await self._hold(timeout_s)
         self._memory.release(self)
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        await self._memory.hold(self)
+        await self._hold(self._startup_timeout_s)
         row = Row(request)
         outlet: asyncio.Queue[Delta | CoeError] = asyncio.Queue()
         self._outlets[row] = outlet
@@ -124,8 +120,24 @@ class LocalEngine:
     async def unload(self) -> None:
         self._model = None
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._memory.worker, free_unreferenced)
-        self._state = EngineState.STOPPED
+        freed = loop.run_in_executor(self._memory.worker, free_unreferenced)
+        try:
+            # Whoever gives up waiting must not call it off: the next load relies on that room,
+            # and comes after it on the one worker.
+            await asyncio.shield(freed)
+        finally:
+            self._state = EngineState.STOPPED
+
+    async def _hold(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._memory.hold(self)
+        except TimeoutError:
+            raise StartupError(
+                self.expert_id,
+                f"not ready within {timeout_s:g} s; raise startup_timeout_s, or raise "
+                "local_memory_gib if it waited for busy experts to leave",
+            ) from None
 
     async def _generate(self) -> None:
         """Steps a batch until nobody waits and nothing generates."""
@@ -136,10 +148,12 @@ class LocalEngine:
             await asyncio.sleep(self._spec.batch_wait_s)
         while self._waiting or batch.rows:
             joining = self._next_rows(self._model.max_batch - len(batch.rows))
+            # A step that fails may have let go of rows, and then nobody else knows of them.
+            taking_part = [*batch.rows, *joining]
             try:
                 emissions = await loop.run_in_executor(self._memory.worker, batch.step, joining)
             except Exception as error:  # noqa: BLE001 - torch raises what it likes
-                self._fail([*batch.rows, *joining], error)
+                self._fail(taking_part, error)
                 batch = Batch(self._model)
                 continue
             for row, item in emissions:
@@ -163,8 +177,7 @@ class LocalEngine:
             self._dismiss(row)
 
     def _fail(self, rows: list[Row], error: Exception) -> None:
-        # A row that joined before the step failed is in both lists.
-        for row in dict.fromkeys(rows):
+        for row in rows:
             self._deliver(row, UpstreamError(self.expert_id, f"generation failed: {error}"))
 
     def _dismiss(self, row: Row) -> None:

@@ -32,7 +32,10 @@ class Tenant(Protocol):
     async def load(self) -> None: ...
 
     async def unload(self) -> None:
-        """Frees the memory before it returns. Called only while the tenant is not busy."""
+        """Frees the memory before it returns. Called only while the tenant is not busy.
+
+        If it is cancelled or fails, the memory is free before the next `load` takes any.
+        """
         ...
 
 
@@ -202,8 +205,10 @@ class LocalMemory:
             for expert_id in plan:
                 seat = self._seats[expert_id]
                 seat.is_loaded = False
-                await seat.tenant.unload()
-                seat.size_bytes = 0
+                try:
+                    await seat.tenant.unload()
+                finally:
+                    seat.size_bytes = 0
         finally:
             self._leaving = frozenset()
 

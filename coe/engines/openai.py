@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -32,6 +33,7 @@ _FIRST_POLL_S = 0.1
 _LONGEST_POLL_S = 2.0
 _DRAIN_S = 0.5
 _MAX_ERROR_BYTES = 64 * 1024
+_USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 
 def open_session(spec: OpenAISpec) -> aiohttp.ClientSession:
@@ -65,6 +67,7 @@ class OpenAIEngine:
         self._expert = expert
         self._spec = expert.engine
         self._base_url = expert.engine.base_url.rstrip("/")
+        self._shown_url = _without_userinfo(self._base_url)
         self._session_factory = session_factory
         self._sleep = sleep
         self._session: aiohttp.ClientSession | None = None
@@ -84,8 +87,9 @@ class OpenAIEngine:
 
     async def stop(self, timeout_s: float) -> None:
         """Closes the connections; streams under way end with an `UpstreamError`."""
-        await self._lifecycle.end()
+        # First, so that whoever starts anew while this waits does not get a session that closes.
         session, self._session = self._session, None
+        await self._lifecycle.end()
         if session is not None:
             await session.close()
 
@@ -93,7 +97,12 @@ class OpenAIEngine:
         body = self._body(request)
         reader = CompletionReader(self.expert_id)
         parser = SSEParser()
-        async with self._translated_errors(), self._open_answer(request, body) as response:
+        # One session from first to last: a stream that `stop` ends must not open another.
+        session = self._opened()
+        async with (
+            self._translated_errors(session),
+            self._open_answer(session, request, body) as response,
+        ):
             async for chunk in response.content.iter_any():
                 for event in parser.feed(chunk):
                     for delta in reader.read(event):
@@ -105,21 +114,24 @@ class OpenAIEngine:
 
     @asynccontextmanager
     async def _open_answer(
-        self, request: GenerationRequest, body: dict[str, object]
+        self,
+        session: aiohttp.ClientSession,
+        request: GenerationRequest,
+        body: dict[str, object],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The server's accepted answer; closing its connection is what cancels the work."""
-        response = await self._post(body)
+        response = await self._post(session, body)
         try:
             error = await self._refusal(response)
             if isinstance(error, ContextOverflow) and request.params.max_tokens is None:
                 # The expert's own limit did not fit after this prompt; what is left does.
                 response.close()
                 del body["max_tokens"]
-                response = await self._post(body)
+                response = await self._post(session, body)
                 error = await self._refusal(response)
             if error is not None:
                 raise error
-            self._lifecycle.state = EngineState.READY
+            self._settle(session, EngineState.READY)
             yield response
         finally:
             response.close()
@@ -129,8 +141,10 @@ class OpenAIEngine:
             return None
         return refusal(self._expert, response.status, await _error_body(response))
 
-    async def _post(self, body: dict[str, object]) -> aiohttp.ClientResponse:
-        return await self._opened().post(
+    async def _post(
+        self, session: aiohttp.ClientSession, body: dict[str, object]
+    ) -> aiohttp.ClientResponse:
+        return await session.post(
             f"{self._base_url}/chat/completions",
             data=orjson.dumps(body),
             headers={"Content-Type": "application/json", **self._authorization()},
@@ -139,9 +153,8 @@ class OpenAIEngine:
         )
 
     @asynccontextmanager
-    async def _translated_errors(self) -> AsyncIterator[None]:
+    async def _translated_errors(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
         """Turns what aiohttp and the parser raise into what an engine may raise."""
-        session = self._opened()
         try:
             yield
         except aiohttp.ConnectionTimeoutError:
@@ -150,13 +163,13 @@ class OpenAIEngine:
             raise UpstreamTimeout(self.expert_id, self._spec.timeout_s) from None
         except EventTooLong as error:
             raise UpstreamError(
-                self.expert_id, f"{self._base_url} sent too much: {error}"
+                self.expert_id, f"{self._shown_url} sent too much: {error}"
             ) from None
         except aiohttp.ClientConnectorError as error:
             # So that the next `ensure_ready` looks again whether the server is there.
-            self._lifecycle.state = EngineState.FAILED
+            self._settle(session, EngineState.FAILED)
             raise UpstreamError(
-                self.expert_id, f"cannot reach {self._base_url}: {error.strerror or error}"
+                self.expert_id, f"cannot reach {self._shown_url}: {error.strerror or error}"
             ) from None
         except RuntimeError:
             # What aiohttp raises to a reader whose session was closed.
@@ -164,9 +177,9 @@ class OpenAIEngine:
                 raise
             raise UpstreamError(self.expert_id, "was stopped while it answered") from None
         except (aiohttp.ClientError, OSError) as error:
+            problem = _without_userinfo(str(error)) or type(error).__name__
             raise UpstreamError(
-                self.expert_id,
-                f"the connection to {self._base_url} broke: {str(error) or type(error).__name__}",
+                self.expert_id, f"the connection to {self._shown_url} broke: {problem}"
             ) from None
 
     def _body(self, request: GenerationRequest) -> dict[str, object]:
@@ -192,6 +205,11 @@ class OpenAIEngine:
             self._session = self._session_factory(self._spec)
         return self._session
 
+    def _settle(self, session: aiohttp.ClientSession, state: EngineState) -> None:
+        # A stream that `stop` overtook no longer speaks for the engine.
+        if session is self._session:
+            self._lifecycle.state = state
+
     def _authorization(self) -> dict[str, str]:
         name = self._spec.api_key_env
         if name is None:
@@ -205,22 +223,25 @@ class OpenAIEngine:
 
     async def _await_server(self) -> None:
         headers = self._authorization()
+        session = self._opened()
         pause_s = _FIRST_POLL_S
-        while not await self._is_answering(headers):
+        while not await self._is_answering(session, headers):
             await self._sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
-    async def _is_answering(self, headers: dict[str, str]) -> bool:
+    async def _is_answering(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> bool:
         """Whether the server is up. Raises `StartupError` where waiting cannot help."""
         try:
-            async with self._opened().get(f"{self._base_url}/models", headers=headers) as response:
+            async with session.get(
+                f"{self._base_url}/models", headers=headers, allow_redirects=False
+            ) as response:
                 status = response.status
         except (aiohttp.ClientError, OSError):
             return False
         if status in (401, 403):
             raise StartupError(
                 self.expert_id,
-                f"{self._base_url} refuses the API key (status {status}); "
+                f"{self._shown_url} refuses the API key (status {status}); "
                 + (
                     f"check {self._spec.api_key_env}"
                     if headers
@@ -229,6 +250,11 @@ class OpenAIEngine:
             )
         # Not every server lists its models; one that says so is up all the same.
         return status < 500
+
+
+def _without_userinfo(text: str) -> str:
+    """The text with `user:password@` taken out of its addresses."""
+    return _USERINFO.sub("", text)
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:

@@ -40,11 +40,13 @@ class ReplayEngine:
     counts and finish reason.
     """
 
-    def __init__(self, expert: Expert) -> None:
+    def __init__(self, expert: Expert, startup_timeout_s: float | None = None) -> None:
+        """`startup_timeout_s` bounds how long a stream waits for the file; None is for ever."""
         if not isinstance(expert.engine, ReplaySpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'replay'")
         self._expert_id = expert.id
         self._path = Path(expert.engine.path)
+        self._startup_timeout_s = startup_timeout_s
         self._lifecycle = Lifecycle(expert.id, self._load)
         self._recordings: Mapping[str, Recording] = {}
 
@@ -65,7 +67,7 @@ class ReplayEngine:
         self._recordings = {}
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        await self._lifecycle.ensure(None)
+        await self._lifecycle.ensure(self._startup_timeout_s)
         recording = self._recording(request)
         prompt_tokens = recording.prompt_tokens
         if prompt_tokens is None:

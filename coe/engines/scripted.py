@@ -25,14 +25,21 @@ class ScriptedEngine:
     before their end, for tests to look at. `sleep` is its only clock.
     """
 
-    def __init__(self, expert: Expert, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        expert: Expert,
+        sleep: Sleep = asyncio.sleep,
+        startup_timeout_s: float | None = None,
+    ) -> None:
+        """`startup_timeout_s` bounds how long a stream waits for the start; None is for ever."""
         if not isinstance(expert.engine, ScriptedSpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'scripted'")
         self._expert = expert
         self._spec = expert.engine
         self._sleep = sleep
+        self._startup_timeout_s = startup_timeout_s
         self._answers = [
-            (_compiled(expert.id, pattern), answer)
+            (_compiled(expert.id, pattern, answer), answer)
             for pattern, answer in self._spec.answers.items()
         ]
         self._lifecycle = Lifecycle(expert.id, self._load)
@@ -55,7 +62,7 @@ class ScriptedEngine:
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         self.requests.append(request)
-        await self._lifecycle.ensure(None)
+        await self._lifecycle.ensure(self._startup_timeout_s)
         prompt_tokens = count_pieces(request.messages)
         room = answer_room(self._expert, prompt_tokens, request.params)
         params = replace(request.params, max_tokens=room)
@@ -89,10 +96,19 @@ class ScriptedEngine:
         await self._sleep(1 / self._spec.tokens_per_s if self._spec.tokens_per_s else 0.0)
 
 
-def _compiled(expert_id: str, pattern: str) -> re.Pattern[str]:
+def _compiled(expert_id: str, pattern: str, answer: str) -> re.Pattern[str]:
     try:
-        return re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(
             f"expert {expert_id!r}: answer pattern {pattern!r} is no regular expression: {error}"
         ) from None
+    try:
+        # Reads the whole answer for its references, although there is nothing to replace.
+        compiled.sub(answer, "")
+    except (re.error, IndexError) as error:
+        raise ConfigError(
+            f"expert {expert_id!r}: the answer {answer!r} to pattern {pattern!r} cannot be "
+            f"filled in: {error}; write a backslash that means itself twice"
+        ) from None
+    return compiled

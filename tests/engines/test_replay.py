@@ -10,7 +10,7 @@ import pytest
 
 from coe.engines.base import collect
 from coe.engines.replay import ReplayEngine
-from coe.errors import ConfigError, UpstreamError
+from coe.errors import ConfigError, StartupError, UpstreamError
 from coe.experts import Expert, ReplaySpec
 from coe.types import GenerationRequest, Usage
 
@@ -92,3 +92,13 @@ async def test_replay_reports_a_file_that_is_gone(tmp_path: Path) -> None:
     engine = ReplayEngine(Expert("e", ReplaySpec(str(tmp_path / "none.jsonl"))))
     with pytest.raises(ConfigError, match="No such file"):
         await engine.ensure_ready(5)
+
+
+async def test_replay_stream_waits_no_longer_than_it_may(tmp_path: Path, ask: Ask) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt": "hi", "completion": "x"}')
+    engine = ReplayEngine(Expert("e", ReplaySpec(str(path))), startup_timeout_s=0.0)
+    with pytest.raises(StartupError, match="startup_timeout_s"):
+        await collect("e", engine.stream(ask("hi")))
+    await engine.ensure_ready(30)
+    assert (await collect("e", engine.stream(ask("hi")))).text == "x"

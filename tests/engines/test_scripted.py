@@ -136,6 +136,23 @@ def test_scripted_names_a_broken_pattern() -> None:
         ScriptedEngine(Expert("e", ScriptedSpec(answers={"(": "x"})))
 
 
+@pytest.mark.parametrize("answer", [r"use \cmd", r"\2", r"\g<name>", "\\"])
+def test_scripted_names_an_answer_that_cannot_be_filled_in(answer: str) -> None:
+    with pytest.raises(ConfigError, match=r"'\(tex\)'") as caught:
+        ScriptedEngine(Expert("e", ScriptedSpec(answers={"(tex)": answer})))
+    assert repr(answer) in str(caught.value)
+
+
+async def test_scripted_stream_waits_no_longer_than_it_may(ask: Ask) -> None:
+    async def never(_: float) -> None:
+        await asyncio.Event().wait()
+
+    engine = ScriptedEngine(Expert("e", ScriptedSpec()), never, startup_timeout_s=0.0)
+    with pytest.raises(StartupError, match="startup_timeout_s"):
+        await collect("e", engine.stream(ask()))
+    await engine.stop(5)
+
+
 def test_scripted_refuses_another_engines_spec() -> None:
     with pytest.raises(ConfigError, match="scripted"):
         ScriptedEngine(Expert("e", ReplaySpec("x")))
