@@ -122,6 +122,11 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
         (f"experts: [{EXPERT}]\nrouter: {{artifact: '~no-such-user/x'}}", None, ["usable path"]),
         (f"experts: [{EXPERT}]\nrouter: {{aggregator: best}}", "router.aggregator", ["'majority'"]),
         ("experts: [{id: coe, engine: {kind: scripted}}]", "experts[0].id", ["another id"]),
+        (
+            "experts: [{id: a, engine: {kind: openai, base_url: 'http://me:secret@x/v1'}}]",
+            "experts[0].engine.base_url",
+            ["api_key_env"],
+        ),
         ("[" * 3000, None, ["nested too deeply"]),
     ],
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -38,7 +39,6 @@ from coe.experts import (
     ReplaySpec,
     ScriptedSpec,
 )
-
 
 ROUTED_MODEL = "coe"
 """What a client asks for to be routed; no expert may be called so."""
@@ -176,6 +176,13 @@ def _engine(
 ) -> EngineSpec:
     values = parsed.model_dump(exclude={"kind"})
     if isinstance(parsed, OpenAIModel):
+        if urlsplit(parsed.base_url).username is not None:
+            raise ConfigError(
+                "passwords are not written in the file; name an environment variable in "
+                "`api_key_env`",
+                file=str(file),
+                key=f"{key}.base_url",
+            )
         return OpenAISpec(**values)
     if isinstance(parsed, ScriptedModel):
         return ScriptedSpec(**values)

@@ -41,7 +41,7 @@ class LocalModel(Strict):
 
 class OpenAIModel(Strict):
     kind: Literal["openai"]
-    base_url: str = Field(pattern=r"^https?://[^@/]+(/|$)")
+    base_url: str = Field(pattern=r"^https?://")
     model: str | None = None
     api_key_env: str | None = None
     timeout_s: float = Field(120.0, gt=0)
