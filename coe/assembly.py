@@ -23,7 +23,7 @@ from coe.engines.local_memory import LocalMemory
 from coe.engines.openai import OpenAIEngine
 from coe.engines.replay import ReplayEngine
 from coe.engines.scripted import ScriptedEngine
-from coe.errors import ConfigError, PoolMismatch, nearest
+from coe.errors import ConfigError, DatasetError, PoolMismatch, nearest
 from coe.experts import Expert, ExpertPool, LocalSpec, OpenAISpec, ReplaySpec
 from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact
@@ -115,6 +115,13 @@ def fit_router(table: OutcomeTable, pool: ExpertPool, scorer: str = "knn") -> Ro
 def fit_artifact(config: Config, table: OutcomeTable) -> Artifact:
     """The configured scorer fitted on the pool's columns of the table."""
     kind = configured_kind(config)
+    for expert_id in config.pool.ids:
+        if expert_id not in table.expert_ids:
+            raise DatasetError(
+                f"the outcomes hold no answers of expert {expert_id!r}; record them with `coe eval "
+                f"zoo -c {config.file} --split all --record FILE`, then `coe fit -c {config.file} "
+                "--outcomes FILE`"
+            )
     columns = table.for_experts(config.pool.ids)
     return _fitted(kind, columns, encoder_for(config.encoder)).artifact()
 

@@ -53,8 +53,10 @@ def main() -> None:
         # The reader of our output has gone, which ends the command without a complaint.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        _fail(error, 2)
 
 
-def _fail(error: CoeError, code: int) -> None:
+def _fail(error: Exception, code: int) -> None:
     print(f"coe: {error}", file=sys.stderr)
     sys.exit(code)

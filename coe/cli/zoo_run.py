@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from coe.assembly import encoder_for, engines_for, fit_scorer, load_router
+from coe.assembly import (
+    ROUTERS,
+    encoder_for,
+    engines_for,
+    fit_scorer,
+    load_router,
+    scorer_kind,
+)
 from coe.cli.progress import progress_bar
 from coe.composition import Composition
 from coe.config import Config, load_config
@@ -57,6 +64,7 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     """
     if options.split not in ("test", "all"):
         raise ConfigError(f"--split is 'test' or 'all', not {options.split!r}")
+    _check_names(options)
     config = load_config(options.config)
     questions = load_zoo(None if options.split == "all" else options.split)
     fitted_on = None if options.split == "all" else _recorded(config)
@@ -87,6 +95,17 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         live.failures + (routed.failures if routed else ()),
         _notes(live, routed, options),
     )
+
+
+def _check_names(options: ZooOptions) -> None:
+    """What can be told wrong before minutes of asking is told then."""
+    for policy in options.policies:
+        policy_named(policy)
+    for name in options.routers or ():
+        if name not in ROUTERS:
+            scorer_kind(name)
+    if options.record is not None and options.record.is_dir():
+        raise ConfigError("is a folder; name a file to write", file=str(options.record))
 
 
 def _recorded(config: Config) -> OutcomeTable:
