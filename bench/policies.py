@@ -30,7 +30,6 @@ from coe.routers.learned_vote import C, LearnedVote, VoteWeights
 from coe.routers.linear import LinearScorer
 from coe.routers.neighbors import NeighborsScorer
 from coe.routers.policies import (
-    AdaptivePolicy,
     AdaptiveVote,
     AskAll,
     FallbackOnUnreadable,
@@ -43,6 +42,7 @@ from coe.routers.policies import (
     verdict_scores,
 )
 from coe.routers.policies.replay import Verdict, by_majority, by_model
+from coe.routing import AdaptivePolicy
 
 FloatArray = NDArray[np.floating]
 

@@ -77,6 +77,31 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What one expert that was asked has answered."""
+
+    expert_id: str
+    answer: str | None
+    """None: it failed, or no answer could be read from its completion."""
+
+
+@runtime_checkable
+class AdaptivePolicy(Protocol):
+    """Asks one expert at a time and decides after each answer whom to ask next."""
+
+    @property
+    def name(self) -> str: ...
+
+    def next(self, scores: FloatArray, pool: ExpertPool, heard: Sequence[Heard]) -> str | None:
+        """The next expert, never one already heard, or None to stop.
+
+        `scores` follows the pool's order; `heard` is in the order asked, empty at first, when an
+        expert is always named.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingDecision:
     """The recorded choice for one query."""
 

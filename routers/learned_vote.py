@@ -22,8 +22,7 @@ from coe.outcomes import BoolArray, IntArray, OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
 from coe.routers.ballots import NO_VOTE, PER_ANSWER, PER_NONE, Ballots, recorded_ballots
 from coe.routers.logistic import minimized
-from coe.routers.policies.adaptive import Heard
-from coe.routing import FloatArray
+from coe.routing import FloatArray, Heard
 from coe.types import Completion, GenerationRequest
 
 C = 0.1

@@ -7,13 +7,11 @@ answer. Which options a configuration may give is decided in `catalog`.
 from __future__ import annotations
 
 from coe.routers.policies.adaptive import (
-    AdaptivePolicy,
     AdaptiveVote,
     AskAll,
     Cascade,
     EarlyStoppingVote,
     FallbackOnUnreadable,
-    Heard,
     IndependentVotes,
     VoteModel,
     majority,
@@ -37,7 +35,6 @@ __all__ = [
     "ADAPTIVE_POLICIES",
     "COSTS",
     "POLICIES",
-    "AdaptivePolicy",
     "AdaptiveVote",
     "AskAll",
     "Cascade",
@@ -45,7 +42,6 @@ __all__ = [
     "EntropySwitch",
     "FallbackOnUnreadable",
     "GuardedScorer",
-    "Heard",
     "IndependentVotes",
     "NullExperts",
     "PerGroup",

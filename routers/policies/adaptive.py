@@ -15,31 +15,7 @@ import numpy as np
 from coe.experts import ExpertPool
 from coe.routers.policies.budgets import cost_named, costs_of
 from coe.routers.policies.ranking import at_least, best_first, named, within_unit
-from coe.routing import FloatArray, Policy
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What one expert that was asked has answered."""
-
-    expert_id: str
-    answer: str | None
-    """None: it failed, or no answer could be read from its completion."""
-
-
-class AdaptivePolicy(Protocol):
-    """Decides after each answer whom to ask next."""
-
-    @property
-    def name(self) -> str: ...
-
-    def next(self, scores: FloatArray, pool: ExpertPool, heard: Sequence[Heard]) -> str | None:
-        """The next expert, never one already heard, or None to stop.
-
-        `scores` follows the pool's order; `heard` is in the order asked, empty at first, when an
-        expert is always named.
-        """
-        ...
+from coe.routing import FloatArray, Heard, Policy
 
 
 class VoteModel(Protocol):

@@ -8,7 +8,6 @@ from typing import Any
 
 from coe.errors import ConfigError, nearest
 from coe.routers.policies.adaptive import (
-    AdaptivePolicy,
     AdaptiveVote,
     AskAll,
     Cascade,
@@ -22,7 +21,7 @@ from coe.routers.policies.nulls import NullExperts
 from coe.routers.policies.priced_vote import PricedVote
 from coe.routers.policies.ranking import TopK
 from coe.routers.policies.uncertainty import EntropySwitch, TopP
-from coe.routing import Policy
+from coe.routing import AdaptivePolicy, Policy
 
 Options = Mapping[str, Any]
 Types = Mapping[str, type]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coe.experts import ExpertPool
-from coe.routers.policies.adaptive import Heard, IndependentVotes, VoteModel
+from coe.routers.policies.adaptive import IndependentVotes, VoteModel
 from coe.routers.policies.budgets import cost_named, costs_of
 from coe.routers.policies.ranking import at_least
-from coe.routing import FloatArray
+from coe.routing import FloatArray, Heard
 
 _INDEPENDENT = IndependentVotes()
 

@@ -10,8 +10,8 @@ import numpy as np
 from coe.errors import DatasetError, PoolMismatch, RoutingError
 from coe.experts import ExpertPool
 from coe.outcomes import IntArray, OutcomeTable
-from coe.routers.policies.adaptive import AdaptivePolicy, Heard, VoteModel, majority
-from coe.routing import FloatArray
+from coe.routers.policies.adaptive import VoteModel, majority
+from coe.routing import AdaptivePolicy, FloatArray, Heard
 
 Verdict = Callable[[FloatArray, Sequence[Heard]], str | None]
 """One row of scores and what was heard → the answer given, None if none could be read."""

@@ -14,9 +14,9 @@ from coe.outcomes import OutcomeTable
 from coe.routers.artifacts import Artifact
 from coe.routers.ballots import Ballots, recorded_ballots
 from coe.routers.learned_vote import LearnedVote
-from coe.routers.policies import AdaptiveVote, Heard, replay, verdict_scores
+from coe.routers.policies import AdaptiveVote, replay, verdict_scores
 from coe.routers.policies.replay import Verdict, by_majority, by_model
-from coe.routing import FloatArray
+from coe.routing import FloatArray, Heard
 from coe.types import Completion, GenerationRequest, Message, Query
 
 POOL = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in ("sage", "twin1", "twin2")))

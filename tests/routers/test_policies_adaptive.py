@@ -14,13 +14,11 @@ from coe.errors import ConfigError, DatasetError, PoolMismatch, RoutingError
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.outcomes import OutcomeTable
 from coe.routers.policies import (
-    AdaptivePolicy,
     AdaptiveVote,
     AskAll,
     Cascade,
     EarlyStoppingVote,
     FallbackOnUnreadable,
-    Heard,
     IndependentVotes,
     PricedVote,
     TopK,
@@ -30,7 +28,7 @@ from coe.routers.policies import (
     verdict_scores,
 )
 from coe.routers.policies.replay import by_model
-from coe.routing import FloatArray
+from coe.routing import AdaptivePolicy, FloatArray, Heard
 from coe.types import Query
 
 PARAMS = {"a": 70.0, "b": 8.0, "c": 4.0, "d": 7.0, "e": 1.0}
