@@ -7,6 +7,10 @@ STAMP := $(VENV)/.installed
 # Tests run one process a core; thread pools inside them would only fight each other.
 ONE_THREAD := OMP_NUM_THREADS=1
 
+# Set by `make serve HOST=… PORT=…` only: shells have a HOST of their own.
+HOST := 127.0.0.1
+PORT := 8000
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -24,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 .PHONY: serve
-serve: $(STAMP)  ## Serve the default pool on http://127.0.0.1:8000
-	$(BIN)/coe serve
+serve: $(STAMP)  ## Serve the default pool on http://127.0.0.1:8000; HOST=… PORT=… elsewhere
+	$(BIN)/coe serve --host $(HOST) --port $(PORT)
 
 .PHONY: test
 test: $(STAMP)  ## Run the fast tests

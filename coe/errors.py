@@ -26,6 +26,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+DISTRIBUTION = "coe-router"
+"""What pip knows this package by; `coe` there is somebody else's."""
+
+
+def install_hint(*extras: str) -> str:
+    """The command that installs what these extras need, to be typed as it is."""
+    return f'pip install "{DISTRIBUTION}[{",".join(extras)}]"'
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like the given one, or None if nothing is close."""
@@ -90,13 +98,22 @@ class RequestError(CoeError):
 class ContextOverflow(RequestError):
     """Prompt and answer do not fit the expert's context."""
 
-    def __init__(self, expert_id: str, needed_tokens: int, context_tokens: int) -> None:
+    def __init__(
+        self,
+        expert_id: str,
+        needed_tokens: int,
+        context_tokens: int,
+        *,
+        is_lower_bound: bool = False,
+    ) -> None:
+        """`is_lower_bound`: it was refused before all of it was counted."""
         self.expert_id = expert_id
         self.needed_tokens = needed_tokens
         self.context_tokens = context_tokens
+        needed = f"at least {needed_tokens}" if is_lower_bound else f"{needed_tokens}"
         super().__init__(
             f"expert {expert_id!r} has a context of {context_tokens} tokens and this request "
-            f"needs {needed_tokens}; shorten the messages or lower max_tokens",
+            f"needs {needed}; shorten the messages or lower max_tokens",
             param="messages",
         )
 
@@ -124,9 +141,10 @@ class UpstreamError(EngineError):
 class UpstreamTimeout(EngineError):
     """An expert did not answer in time."""
 
-    def __init__(self, expert_id: str, timeout_s: float) -> None:
+    def __init__(self, expert_id: str, timeout_s: float, missing: str = "answer") -> None:
+        """`missing`: what did not come in time."""
         self.timeout_s = timeout_s
-        super().__init__(expert_id, f"no answer within {timeout_s:g} s")
+        super().__init__(expert_id, f"no {missing} within {timeout_s:g} s")
 
 
 class AdmissionError(CoeError):

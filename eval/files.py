@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coe.errors import DatasetError
+from coe.errors import DatasetError, install_hint
 
 _TEXTS = ("string", "large_string")
 
@@ -39,9 +39,8 @@ def parquet() -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise DatasetError(
-            "tables of outcomes are parquet files: pip install 'coe[eval]'"
-        ) from None
+        hint = install_hint("eval")
+        raise DatasetError(f"tables of outcomes are parquet files: {hint}") from None
     module: ModuleType = pyarrow.parquet
     return module
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from coe.engines.completion_stream import usage_body
 from coe.service.reply import to_json
 from coe.types import Completion, FinishReason, Usage
 
@@ -28,17 +29,6 @@ def completion_body(completion_id: str, model: str, completion: Completion) -> d
             }
         ],
         "usage": usage_body(completion.usage),
-    }
-
-
-def usage_body(usage: Usage | None) -> dict[str, int] | None:
-    """None where the expert counted no tokens: nothing is made up."""
-    if usage is None:
-        return None
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
     }
 
 

@@ -1,16 +1,38 @@
-"""Runs the gateway: uvicorn on uvloop and httptools, quiet unless something is wrong."""
+"""Runs the gateway: uvicorn on uvloop and httptools, quiet unless something is wrong.
+
+The first signal lets requests finish in their time, the second ends them at once. Whoever is
+cut off is told so, in an envelope or in the last event of the stream.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.errors import ConfigError
+from coe.service.chunks import error_event
+from coe.service.errors import SHUTTING_DOWN
+
+OnStopping = Callable[[int, int], None]
+"""Told how many requests still run and how many seconds they have."""
 
 _BACKLOG = 2048
+_FAREWELL_S = 1.0
+"""How long requests that were cut off have to say so."""
+_UVICORN = logging.getLogger("uvicorn.error")
+# What uvicorn says of responses that we leave without their end, and of requests that it ends
+# when we told it to. Both have been told already, with their cause.
+_EXPECTED = (
+    "ASGI callable returned without completing response.",
+    "Cancel %s running task(s), timeout graceful shutdown exceeded",
+)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -32,31 +54,33 @@ def bind(host: str, port: int) -> socket.socket:
 def server_for(
     app: ASGIApp,
     *,
-    access_log: bool = False,
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[], None] | None = None,
+    on_stopping: OnStopping | None = None,
 ) -> uvicorn.Server:
     """A server that is not running yet: its own `run(sockets=[bind(host, port)])` starts it.
 
     `on_ready` is called once connections are accepted. Requests that are still running
-    `shutdown_timeout_s` after a signal are cancelled.
+    `shutdown_timeout_s` after a signal, or at a second one, are cancelled.
     """
+    requests = _Requests(app)
     config = uvicorn.Config(
-        app,
+        requests,
         loop="uvloop",
         http="httptools",
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="info" if access_log else "warning",
-        access_log=access_log,
+        log_level="warning",
+        access_log=False,
         proxy_headers=False,
         server_header=False,
         # Longer than the clients' own, so that it is never us who closes under a new request.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=shutdown_timeout_s,
     )
-    return _Server(config, on_ready)
+    stopping = None if on_stopping is None else lambda n: on_stopping(n, shutdown_timeout_s)
+    return _Server(config, requests, on_ready, stopping)
 
 
 def run(
@@ -64,9 +88,9 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    access_log: bool = False,
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[str], None] | None = None,
+    on_stopping: OnStopping | None = None,
 ) -> None:
     """Serves until a signal comes, which is raised again at the end. Prints nothing.
 
@@ -77,9 +101,9 @@ def run(
         url = base_url(listener)
         server = server_for(
             app,
-            access_log=access_log,
             shutdown_timeout_s=shutdown_timeout_s,
             on_ready=None if on_ready is None else lambda: on_ready(url),
+            on_stopping=on_stopping,
         )
         server.run(sockets=[listener])
 
@@ -90,12 +114,100 @@ def base_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Requests:
+    """The app, with a list of the requests that are in it. Ends those that are cancelled.
+
+    Only the end of the server cancels a request: a client that leaves does not.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Returns once none is left, or the time is up."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        is_streaming = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal is_streaming
+            is_streaming = message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except asyncio.CancelledError:
+            # A traceback for each request would say nothing that the signal has not said.
+            if is_streaming:
+                await _tell_end(send)
+        finally:
+            self._tasks.discard(task)
+
+
+async def _tell_end(send: Send) -> None:
+    """The last event of a stream that is cut off; a client that does not read goes without."""
+    event = error_event(SHUTTING_DOWN.envelope)
+    with suppress(TimeoutError, asyncio.CancelledError):
+        async with asyncio.timeout(_FAREWELL_S):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        requests: _Requests,
+        on_ready: Callable[[], None] | None,
+        on_stopping: Callable[[int], None] | None,
+    ) -> None:
         super().__init__(config)
+        self._requests = requests
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        _UVICORN.addFilter(_is_unexpected)
+        try:
+            await super().serve(sockets)
+        finally:
+            _UVICORN.removeFilter(_is_unexpected)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_stopping is not None:
+            self._on_stopping(len(self._requests))
+        await super().shutdown(sockets)
+        # Whoever was cut off may have yet to say so, and the process may end with this.
+        await self._requests.ended(_FAREWELL_S)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and self._loop is not None:
+            self.force_exit = True
+            self._loop.call_soon_threadsafe(self._requests.cancel)
+        super().handle_exit(sig, frame)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return record.msg not in _EXPECTED

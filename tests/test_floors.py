@@ -19,8 +19,11 @@ FLOORS: dict[str, int] = {
     "coe.experts": 1,
     "coe.routing": 2,
     "coe.outcomes": 2,
+    "coe.feedback": 2,
+    "coe.feedback_log": 2,
     "coe.profiles": 2,
     "coe.index": 2,
+    "coe.votes": 2,
     "coe.engines": 3,
     "coe.routers": 3,
     "coe.encoders": 3,
@@ -28,13 +31,15 @@ FLOORS: dict[str, int] = {
     "coe.config": 3,
     "coe.zoo": 3,
     "coe.scheduling": 4,
+    "coe.asking": 4,
+    "coe.sessions": 4,
     "coe.composition": 5,
     "coe.assembly": 6,
     "coe.service": 7,
     "coe.eval": 7,
     "coe.cli": 8,
 }
-STANDARD_ONLY = ("coe.types", "coe.errors", "coe.experts", "coe.profiles")
+STANDARD_ONLY = ("coe.types", "coe.errors", "coe.experts", "coe.profiles", "coe.votes")
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "sklearn", "scipy")
 AT_HOME = {
     "pydantic": ("coe.config", "coe.service"),
@@ -46,6 +51,7 @@ AT_HOME = {
     "aiohttp": ("coe.engines",),
     "faiss": ("coe.index",),
     "pyarrow": ("coe.eval",),
+    "matplotlib": ("coe.eval",),
 }
 # Modules that are nothing but training; nobody else imports them when they are imported.
 TRAINING = ("coe.zoo.optim", "coe.zoo.train")

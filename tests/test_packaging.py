@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from coe.errors import DISTRIBUTION, install_hint
 
 LINKED = ("routers", "eval", "service")
 
@@ -70,7 +73,7 @@ def test_constraints_pin_every_direct_dependency(
         *pyproject["project"]["dependencies"],
         *(d for group in extras.values() for d in group),
     ]
-    missing = {_name(d) for d in wanted if not d.startswith("coe[")} - pins
+    missing = {_name(d) for d in wanted} - {DISTRIBUTION} - pins
     assert missing == set()
 
 
@@ -83,6 +86,23 @@ def test_version_is_the_same_everywhere(pyproject: dict[str, Any]) -> None:
     import coe
 
     assert coe.__version__ == pyproject["project"]["version"]
+    assert version(DISTRIBUTION) == coe.__version__
+
+
+def test_install_hint_names_this_distribution_and_an_extra_of_it(
+    repository: Path, pyproject: dict[str, Any]
+) -> None:
+    assert pyproject["project"]["name"] == DISTRIBUTION
+    assert install_hint("local", "fit") == f'pip install "{DISTRIBUTION}[local,fit]"'
+    extras = pyproject["project"]["optional-dependencies"].keys()
+    for top in ("coe", *LINKED):
+        for path in (repository / top).rglob("*.py"):
+            source = path.read_text("utf-8")
+            # Hints come from `install_hint`, which knows what pip knows this package by.
+            assert "pip install" not in source or path.name == "errors.py", path
+            for call in re.findall(r"install_hint\(([^)]*)\)", source):
+                named = re.findall(r"['\"]([a-z]+)['\"]", call)
+                assert set(named) <= extras, path
 
 
 def test_public_surface_is_exactly_what_is_exported() -> None:
@@ -116,7 +136,7 @@ def test_wheel_serves_a_user_without_a_checkout(repository: Path, tmp_path: Path
     )
     wheel = next(tmp_path.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    assert all(name.startswith(("coe/", "coe-")) for name in names)
+    assert all(name.startswith(("coe/", "coe_router-")) for name in names)
     assert "coe/zoo/weights/generalist/model.safetensors" in names
     site = tmp_path / "site"
     subprocess.run(  # type: ignore[call-overload]

@@ -10,9 +10,11 @@ import sys
 import typer
 
 from coe.cli.ask import ask
+from coe.cli.batch import batch
 from coe.cli.eval import eval_app
 from coe.cli.fit import fit
 from coe.cli.init import init
+from coe.cli.options import with_given_config
 from coe.cli.route import route
 from coe.cli.serve import serve
 from coe.errors import CoeError, ConfigError, DatasetError, RoutingError
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init, serve, route, ask, fit):
+for command in (init, serve, route, ask, batch, fit):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 
@@ -58,5 +60,5 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"coe: {error}", file=sys.stderr)
+    print(f"coe: {with_given_config(str(error))}", file=sys.stderr)
     sys.exit(code)

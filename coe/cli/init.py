@@ -10,11 +10,16 @@ import typer
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path("."),
-    force: Annotated[bool, typer.Option(help="Replace an experts.yaml that is there.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(help="Replace experts.yaml and zoo/ where they are, the fitted router too."),
+    ] = False,
 ) -> None:
     """Write experts.yaml and the zoo it names, ready to serve without a GPU or a download."""
     from coe.zoo.pool import write_pool
 
+    zoo = folder / "zoo"
+    verb = "replaced" if zoo.exists() else "wrote"
     file = write_pool(folder, force=force)
-    print(f"wrote {file} and {folder / 'zoo'}")
+    print(f"{verb} {file} and {zoo} (weights, outcomes, fitted router)")
     print(f"next: coe ask -c {file} 'What is the capital of Peru?'")

@@ -24,11 +24,14 @@ class Bar:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Bar]:
-    """A bar that is gone when the work is done."""
+    """A bar that is gone when the work is done. One at a time: they would write over each other."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Even a bar that is never drawn ends with a line break, which a log has no use for.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         yield Bar(progress, progress.add_task(what, total=total))

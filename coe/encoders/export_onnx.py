@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from coe.errors import ConfigError
+from coe.errors import ConfigError, install_hint
 
 
 def export(out: Path, weights: Path, int8: bool = True) -> None:
@@ -19,7 +19,8 @@ def export(out: Path, weights: Path, int8: bool = True) -> None:
     try:
         import onnx  # noqa: F401  (torch and the quantiser need it, and name it badly)
     except ImportError:
-        raise ConfigError("exporting needs onnx: pip install onnx", key="encoder") from None
+        hint = install_hint("onnx", "local")
+        raise ConfigError(f"exporting needs onnx: {hint}", key="encoder") from None
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from coe.encoders.vectors import FloatArray, clip, unit_rows
-from coe.errors import ConfigError
+from coe.errors import ConfigError, install_hint
 
 MAX_TOKENS = 256
 BATCH_ROWS = 32
@@ -40,7 +40,7 @@ class OnnxEncoder:
             from onnxruntime import InferenceSession, SessionOptions
         except ImportError:
             raise ConfigError(
-                'the onnx encoder needs onnxruntime: pip install "coe[onnx]"', key="encoder"
+                f"the onnx encoder needs onnxruntime: {install_hint('onnx')}", key="encoder"
             ) from None
         options = SessionOptions()
         options.intra_op_num_threads = 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coe.encoders.vectors import FloatArray, clip, unit_rows
-from coe.errors import ConfigError
+from coe.errors import ConfigError, install_hint
 
 
 class SentenceTransformerEncoder:
@@ -18,7 +18,7 @@ class SentenceTransformerEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ConfigError(
-                'this encoder needs sentence-transformers: pip install "coe[encoders]"',
+                f"this encoder needs sentence-transformers: {install_hint('encoders')}",
                 key="encoder",
             ) from None
         try:

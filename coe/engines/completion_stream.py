@@ -70,7 +70,11 @@ class CompletionReader:
     def end(self) -> Delta:
         """The last delta. Raises `UpstreamError` if the answer broke off before its end."""
         if self._reason is None:
-            raise UpstreamError(self._expert_id, "the answer broke off before its end")
+            raise UpstreamError(
+                self._expert_id,
+                "its server ended the answer without a finish reason, so that it may not be "
+                "whole; ask again, and look in that server's log if it goes on",
+            )
         return Delta(finish_reason=self._reason, usage=self._usage)
 
     def _read(self, choice: Any) -> Delta | None:
@@ -112,10 +116,26 @@ def refusal(expert: Expert, status: int, body: bytes) -> CoeError:
     if status in (400, 413, 422) and limit is not None:
         context = int(limit[1])
         numbers = [int(number) for number in re.findall(r"\b\d+\b", message)]
-        return ContextOverflow(expert.id, max(context + 1, *numbers), context)
+        needed = max(numbers)
+        # vLLM stops counting a prompt at the limit and says so; others name no number at all.
+        is_lower_bound = needed <= context or "at least" in message
+        return ContextOverflow(
+            expert.id, max(context + 1, needed), context, is_lower_bound=is_lower_bound
+        )
     if status in (400, 422):
         return RequestError(f"expert {expert.id!r} refuses this request: {message}")
     return UpstreamError(expert.id, f"answered with status {status}: {message}", status)
+
+
+def usage_body(usage: Usage | None) -> dict[str, int] | None:
+    """Token counts as the protocol writes them; None where the expert counted none."""
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
 
 
 def error_message(body: bytes) -> str:

@@ -13,9 +13,10 @@ import orjson
 from aiohttp import web
 
 from coe.engines.base import Engine, closing_stream, collect
+from coe.engines.completion_stream import usage_body
 from coe.engines.sse import encode_event
 from coe.errors import CoeError, RequestError
-from coe.types import Completion, Delta, GenerationRequest, Message, SamplingParams, Usage
+from coe.types import Completion, Delta, GenerationRequest, Message, SamplingParams
 
 
 @asynccontextmanager
@@ -102,23 +103,13 @@ def _chunk(delta: Delta) -> dict[str, Any]:
 def _whole(completion: Completion) -> dict[str, Any]:
     message = {"role": "assistant", "content": completion.text}
     choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
-    return {"choices": [choice], "usage": _usage(completion.usage)}
-
-
-def _usage(usage: Usage | None) -> dict[str, int] | None:
-    if usage is None:
-        return None
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
+    return {"choices": [choice], "usage": usage_body(completion.usage)}
 
 
 def _events(delta: Delta) -> bytes:
     if delta.usage is None:
         return _event(_chunk(delta))
-    return _event(_chunk(delta)) + _event({"choices": [], "usage": _usage(delta.usage)})
+    return _event(_chunk(delta)) + _event({"choices": [], "usage": usage_body(delta.usage)})
 
 
 def _event(payload: dict[str, Any]) -> bytes:

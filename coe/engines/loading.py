@@ -62,7 +62,9 @@ class LoadedModel:
             ) from None
         least_tokens = ceil(n_bytes / self.longest_token_bytes)
         if least_tokens > self.context_tokens:
-            raise ContextOverflow(self.expert.id, least_tokens, self.context_tokens)
+            raise ContextOverflow(
+                self.expert.id, least_tokens, self.context_tokens, is_lower_bound=True
+            )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(

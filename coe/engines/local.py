@@ -16,7 +16,14 @@ from coe.engines.generation import Batch, Row
 from coe.engines.loading import LoadedModel, is_model_folder, load_model
 from coe.engines.local_memory import LocalMemory
 from coe.engines.weights import weights_bytes
-from coe.errors import CoeError, ConfigError, EngineError, StartupError, UpstreamError
+from coe.errors import (
+    CoeError,
+    ConfigError,
+    EngineError,
+    StartupError,
+    UpstreamError,
+    install_hint,
+)
 from coe.experts import Expert, LocalSpec
 from coe.types import Delta, GenerationRequest
 
@@ -107,7 +114,7 @@ class LocalEngine:
             self._state = EngineState.FAILED
             raise StartupError(
                 self.expert_id,
-                f'local experts need torch and transformers ({error}); pip install "coe[local]"',
+                f"local experts need torch and transformers ({error}); {install_hint('local')}",
             ) from None
         except Exception as error:
             # transformers raises whatever its parts raise; all of it means one thing here.

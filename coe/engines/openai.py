@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -13,8 +12,9 @@ import orjson
 
 from coe.engines.base import EngineState
 from coe.engines.completion_stream import CompletionReader, refusal
+from coe.engines.endpoint import Endpoint, Sleep, problem_of
 from coe.engines.sse import EventTooLong, SSEParser
-from coe.engines.starting import Lifecycle
+from coe.engines.starting import SelfStarting
 from coe.errors import (
     CoeError,
     ConfigError,
@@ -27,19 +27,19 @@ from coe.experts import Expert, OpenAISpec
 from coe.types import Delta, GenerationRequest
 
 SessionFactory = Callable[[OpenAISpec], aiohttp.ClientSession]
-Sleep = Callable[[float], Awaitable[None]]
 
-_FIRST_POLL_S = 0.1
-_LONGEST_POLL_S = 2.0
 _DRAIN_S = 0.5
 _MAX_ERROR_BYTES = 64 * 1024
-_USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 
 def open_session(spec: OpenAISpec) -> aiohttp.ClientSession:
     """A session that never waits for a free connection: admission is decided elsewhere."""
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=spec.connect_timeout_s, sock_read=spec.timeout_s
+        # `connect` bounds the look-up of the name too, which `sock_connect` does not.
+        total=None,
+        connect=spec.connect_timeout_s,
+        sock_connect=spec.connect_timeout_s,
+        sock_read=spec.timeout_s,
     )
     return aiohttp.ClientSession(
         timeout=timeout,
@@ -48,12 +48,12 @@ def open_session(spec: OpenAISpec) -> aiohttp.ClientSession:
     )
 
 
-class OpenAIEngine:
+class OpenAIEngine(SelfStarting):
     """Streams from `{base_url}/chat/completions`.
 
     A server that reports no usage leaves the last delta's `usage` None: counting its chunks
     would pass a guess off as a count. A stream does not wait for the server to come up, it
-    fails if the server is not there; `ensure_ready` waits.
+    fails if the server is not there; `ensure_ready` waits as long as `Endpoint.wait` has patience.
     """
 
     def __init__(
@@ -64,32 +64,18 @@ class OpenAIEngine:
     ) -> None:
         if not isinstance(expert.engine, OpenAISpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'openai'")
-        self._expert = expert
+        super().__init__(expert)
         self._spec = expert.engine
-        self._base_url = expert.engine.base_url.rstrip("/")
-        self._shown_url = _without_userinfo(self._base_url)
+        self._endpoint = Endpoint(expert.id, self._spec)
         self._session_factory = session_factory
         self._sleep = sleep
         self._session: aiohttp.ClientSession | None = None
-        self._lifecycle = Lifecycle(expert.id, self._await_server)
-
-    @property
-    def expert_id(self) -> str:
-        return self._expert.id
-
-    @property
-    def state(self) -> EngineState:
-        return self._lifecycle.state
-
-    async def ensure_ready(self, timeout_s: float) -> None:
-        """Polls `{base_url}/models` until the server answers."""
-        await self._lifecycle.ensure(timeout_s)
 
     async def stop(self, timeout_s: float) -> None:
         """Closes the connections; streams under way end with an `UpstreamError`."""
         # First, so that whoever starts anew while this waits does not get a session that closes.
         session, self._session = self._session, None
-        await self._lifecycle.end()
+        await super().stop(timeout_s)
         if session is not None:
             await session.close()
 
@@ -145,7 +131,7 @@ class OpenAIEngine:
         self, session: aiohttp.ClientSession, body: dict[str, object]
     ) -> aiohttp.ClientResponse:
         return await session.post(
-            f"{self._base_url}/chat/completions",
+            f"{self._endpoint.base_url}/chat/completions",
             data=orjson.dumps(body),
             headers={"Content-Type": "application/json", **self._authorization()},
             # A redirect would carry the key to a place the configuration does not name.
@@ -155,31 +141,43 @@ class OpenAIEngine:
     @asynccontextmanager
     async def _translated_errors(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
         """Turns what aiohttp and the parser raise into what an engine may raise."""
+        url = self._endpoint.shown_url
         try:
             yield
         except aiohttp.ConnectionTimeoutError:
-            raise UpstreamTimeout(self.expert_id, self._spec.connect_timeout_s) from None
+            self._settle(session, EngineState.FAILED)
+            raise UpstreamTimeout(
+                self.expert_id, self._spec.connect_timeout_s, "connection to its server"
+            ) from None
         except TimeoutError:
             raise UpstreamTimeout(self.expert_id, self._spec.timeout_s) from None
         except EventTooLong as error:
-            raise UpstreamError(
-                self.expert_id, f"{self._shown_url} sent too much: {error}"
-            ) from None
+            raise UpstreamError(self.expert_id, f"{url} sent too much: {error}") from None
         except aiohttp.ClientConnectorError as error:
             # So that the next `ensure_ready` looks again whether the server is there.
             self._settle(session, EngineState.FAILED)
             raise UpstreamError(
-                self.expert_id, f"cannot reach {self._shown_url}: {error.strerror or error}"
+                self.expert_id,
+                f"cannot reach {url}: {problem_of(error)}; start that server, or correct base_url",
             ) from None
         except RuntimeError:
             # What aiohttp raises to a reader whose session was closed.
             if not session.closed:
                 raise
             raise UpstreamError(self.expert_id, "was stopped while it answered") from None
-        except (aiohttp.ClientError, OSError) as error:
-            problem = _without_userinfo(str(error)) or type(error).__name__
+        except aiohttp.InvalidURL as error:
             raise UpstreamError(
-                self.expert_id, f"the connection to {self._shown_url} broke: {problem}"
+                self.expert_id, f"{url} cannot be used: {problem_of(error)}; correct base_url"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            self._settle(session, EngineState.FAILED)
+            # aiohttp tells of a body without its end in terms of transfer encodings.
+            is_body_cut = isinstance(error, aiohttp.ClientPayloadError)
+            detail = "" if is_body_cut else f" ({problem_of(error)})"
+            raise UpstreamError(
+                self.expert_id,
+                f"its server at {url} cut the connection before the answer was whole{detail}; "
+                "see whether that server still runs and what its log says, then ask again",
             ) from None
 
     def _body(self, request: GenerationRequest) -> dict[str, object]:
@@ -221,40 +219,10 @@ class OpenAIEngine:
             )
         return {"Authorization": f"Bearer {key}"}
 
-    async def _await_server(self) -> None:
+    async def _start(self) -> None:
         headers = self._authorization()
         session = self._opened()
-        pause_s = _FIRST_POLL_S
-        while not await self._is_answering(session, headers):
-            await self._sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-
-    async def _is_answering(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> bool:
-        """Whether the server is up. Raises `StartupError` where waiting cannot help."""
-        try:
-            async with session.get(
-                f"{self._base_url}/models", headers=headers, allow_redirects=False
-            ) as response:
-                status = response.status
-        except (aiohttp.ClientError, OSError):
-            return False
-        if status in (401, 403):
-            raise StartupError(
-                self.expert_id,
-                f"{self._shown_url} refuses the API key (status {status}); "
-                + (
-                    f"check {self._spec.api_key_env}"
-                    if headers
-                    else "name its variable in api_key_env"
-                ),
-            )
-        # Not every server lists its models; one that says so is up all the same.
-        return status < 500
-
-
-def _without_userinfo(text: str) -> str:
-    """The text with `user:password@` taken out of its addresses."""
-    return _USERINFO.sub("", text)
+        await self._endpoint.wait(session, headers, self._sleep, self._lifecycle.meet)
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:

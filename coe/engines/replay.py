@@ -10,9 +10,9 @@ from typing import Any, cast, get_args
 
 import orjson
 
-from coe.engines.base import EngineState, closing_stream
+from coe.engines.base import closing_stream
 from coe.engines.playback import count_pieces, pieces, play
-from coe.engines.starting import Lifecycle
+from coe.engines.starting import SelfStarting
 from coe.errors import ConfigError, UpstreamError
 from coe.experts import Expert, ReplaySpec
 from coe.types import Delta, FinishReason, GenerationRequest, Query, Usage
@@ -32,7 +32,7 @@ class Recording:
     finish_reason: FinishReason = "stop"
 
 
-class ReplayEngine:
+class ReplayEngine(SelfStarting):
     """Answers by the request's id, else by the exact text of its last user message.
 
     The caller's `max_tokens` and stop strings still hold, with words for tokens, because a
@@ -44,26 +44,13 @@ class ReplayEngine:
         """`startup_timeout_s` bounds how long a stream waits for the file; None is for ever."""
         if not isinstance(expert.engine, ReplaySpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'replay'")
-        self._expert_id = expert.id
+        super().__init__(expert)
         self._path = Path(expert.engine.path)
         self._startup_timeout_s = startup_timeout_s
-        self._lifecycle = Lifecycle(expert.id, self._load)
         self._recordings: Mapping[str, Recording] = {}
 
-    @property
-    def expert_id(self) -> str:
-        return self._expert_id
-
-    @property
-    def state(self) -> EngineState:
-        return self._lifecycle.state
-
-    async def ensure_ready(self, timeout_s: float) -> None:
-        """Raises `ConfigError` naming file and line where the file is wrong."""
-        await self._lifecycle.ensure(timeout_s)
-
     async def stop(self, timeout_s: float) -> None:
-        await self._lifecycle.end()
+        await super().stop(timeout_s)
         self._recordings = {}
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
@@ -92,22 +79,25 @@ class ReplayEngine:
         if found is None:
             shown = asked if len(asked) <= 60 else asked[:60] + "…"
             raise UpstreamError(
-                self._expert_id,
+                self.expert_id,
                 f"{self._path} holds no answer for id {request.id!r} or prompt {shown!r}; "
                 "record one, or give this expert another engine",
             )
         return found
 
-    async def _load(self) -> None:
+    async def _start(self) -> None:
+        """Raises `ConfigError` naming file and line where the file is wrong."""
         self._recordings = await asyncio.to_thread(read_recordings, self._path)
 
 
 def read_recordings(path: Path) -> dict[str, Recording]:
-    """Recorded answers under `id:…` and `prompt:…`; of two with one key the later counts.
+    """Recorded answers under `id:…` and `prompt:…`.
 
-    Raises `ConfigError` naming file and line.
+    Raises `ConfigError` naming file and line; both lines where two have the same id, or the
+    same prompt and no id. Ids that share a prompt are fine: the later one answers it bare.
     """
     recordings: dict[str, Recording] = {}
+    lines_by_key: dict[str, int] = {}
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -117,6 +107,10 @@ def read_recordings(path: Path) -> dict[str, Recording]:
             continue
         try:
             keys, recording = _parsed(line)
+            if (first := lines_by_key.setdefault(keys[0], number)) != number:
+                raise ValueError(
+                    f"has the same {keys[0].partition(':')[0]} as line {first}; delete one of them"
+                )
         except ValueError as error:
             raise ConfigError(f"{error}", file=str(path), key=f"line {number}") from None
         recordings.update(dict.fromkeys(keys, recording))
@@ -130,6 +124,7 @@ def _parsed(line: bytes) -> tuple[list[str], Recording]:
     unknown = sorted(record.keys() - _KEYS)
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
+    # The first key is what tells records apart: the id where there is one.
     keys = [f"{name}:{record[name]}" for name in ("id", "prompt") if name in record]
     if not keys:
         raise ValueError("needs `id` or `prompt` to be found by")

@@ -24,5 +24,6 @@ def answer_room(
     context = expert.context_tokens if context_tokens is None else context_tokens
     needed = prompt_tokens + (params.max_tokens or 1)
     if needed > context:
-        raise ContextOverflow(expert.id, needed, context)
+        # Without a number of the caller's, one token is only the shortest answer there is.
+        raise ContextOverflow(expert.id, needed, context, is_lower_bound=params.max_tokens is None)
     return params.max_tokens or min(expert.max_tokens, context - prompt_tokens)

@@ -7,10 +7,10 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
-from coe.engines.base import EngineState, closing_stream
+from coe.engines.base import closing_stream
 from coe.engines.playback import count_pieces, pieces, play
 from coe.engines.room import answer_room
-from coe.engines.starting import Lifecycle
+from coe.engines.starting import SelfStarting
 from coe.errors import ConfigError, UpstreamError
 from coe.experts import Expert, ScriptedSpec
 from coe.types import Delta, GenerationRequest, Query
@@ -18,7 +18,7 @@ from coe.types import Delta, GenerationRequest, Query
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class ScriptedEngine:
+class ScriptedEngine(SelfStarting):
     """Answers what its spec says, at the pace its spec says. Tokens are words.
 
     `requests` and `cancelled` record what it was asked and how many streams were closed
@@ -34,7 +34,7 @@ class ScriptedEngine:
         """`startup_timeout_s` bounds how long a stream waits for the start; None is for ever."""
         if not isinstance(expert.engine, ScriptedSpec):
             raise ConfigError(f"expert {expert.id!r} is not of kind 'scripted'")
-        self._expert = expert
+        super().__init__(expert)
         self._spec = expert.engine
         self._sleep = sleep
         self._startup_timeout_s = startup_timeout_s
@@ -42,23 +42,8 @@ class ScriptedEngine:
             (_compiled(expert.id, pattern, answer), answer)
             for pattern, answer in self._spec.answers.items()
         ]
-        self._lifecycle = Lifecycle(expert.id, self._load)
         self.requests: list[GenerationRequest] = []
         self.cancelled = 0
-
-    @property
-    def expert_id(self) -> str:
-        return self._expert.id
-
-    @property
-    def state(self) -> EngineState:
-        return self._lifecycle.state
-
-    async def ensure_ready(self, timeout_s: float) -> None:
-        await self._lifecycle.ensure(timeout_s)
-
-    async def stop(self, timeout_s: float) -> None:
-        await self._lifecycle.end()
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         self.requests.append(request)
@@ -87,7 +72,7 @@ class ScriptedEngine:
                 return found.expand(answer)
         return self._spec.default
 
-    async def _load(self) -> None:
+    async def _start(self) -> None:
         await self._sleep(self._spec.load_s)
 
     async def _before_token(self, index: int) -> None:

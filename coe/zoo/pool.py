@@ -27,7 +27,11 @@ def write_pool(folder: Path, force: bool = False) -> Path:
     zoo = folder / "zoo"
     for path in (file, zoo):
         if path.exists() and not force:
-            raise ConfigError("is already there; pass --force to replace it", file=str(path))
+            raise ConfigError(
+                "is already there; pass --force to replace experts.yaml and zoo/, which holds the "
+                "fitted router too",
+                file=str(path),
+            )
     zoo.mkdir(parents=True, exist_ok=True)
     for part in _PARTS:
         shutil.copytree(ZOO / part, zoo / part, dirs_exist_ok=True)

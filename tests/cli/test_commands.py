@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,12 +96,47 @@ def test_ask_can_pin_an_expert(
     assert "did you mean 'places'?" in capsys.readouterr().err
 
 
+def test_ask_needs_no_router_for_an_expert_that_is_named(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "ask", "-c", pool, "--expert", "sums", "what is 4 + 5") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "the sum of 4 and 5\n"
+    assert "— sums (pinned" in captured.err
+
+
+def test_ask_ends_its_line_before_it_tells_a_failure_in_mid_answer(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = pool.read_text("utf-8").replace("default: Lima", "default: a b c, fail_after_tokens: 2")
+    pool.write_text(text, encoding="utf-8")
+    assert _run(monkeypatch, "ask", "-c", pool, "--expert", "places", "x") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "a b\n"
+    assert captured.err.startswith("coe: expert 'places': scripted to fail")
+
+
+def test_ask_imports_no_torch_for_an_expert_that_needs_none(pool: Path) -> None:
+    code = (
+        "import sys; from coe.cli import app; app(sys.argv[1:], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'sklearn', 'pyarrow'} & sys.modules.keys()))"
+    )
+    command = ["ask", "-c", str(pool), "--expert", "sums", "what is 4 + 5"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "the sum of 4 and 5\n[]\n"
+
+
 @pytest.mark.parametrize("command", ["route", "ask"])
 def test_unfitted_router_says_what_to_do(
     pool: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(monkeypatch, command, "-c", pool, "anything") == 2
-    assert "coe fit" in capsys.readouterr().err
+    assert f"`coe fit -c {pool}`" in capsys.readouterr().err
+    monkeypatch.chdir(pool.parent)
+    assert _run(monkeypatch, command, "anything") == 2
+    assert "`coe fit`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -164,6 +202,34 @@ def test_serve_without_a_file_names_coe_init(
     assert "coe init" in capsys.readouterr().err
 
 
+def test_serve_says_which_keys_are_missing_and_that_it_stops(tmp_path: Path) -> None:
+    pool = tmp_path / "experts.yaml"
+    pool.write_text(
+        """
+experts:
+  - {id: told, engine: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: COE_TOLD}}
+  - {id: mute, engine: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: COE_MUTE}}
+router: {scorer: random}
+""",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "coe.cli", "serve", "-c", str(pool), "--port", "0"]
+    env = {**os.environ, "COE_TOLD": "canary"}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said: list[str] = []
+        for line in process.stderr:
+            said.append(line)
+            if "ready at" in line:
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
+    assert said[0].startswith("coe: random/top-1 over told, mute")
+    assert said[1].startswith("coe: warning: expert 'mute' will fail")
+    assert "COE_MUTE" in said[1]
+    assert said[2].startswith("coe: ready at http://127.0.0.1:")
+    assert said[3:] == ["coe: stopping\n"]
+
+
 def test_artifact_of_another_scorer_is_refused(
     fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,9 +261,22 @@ def test_init_replaces_nothing_unasked(
 ) -> None:
     (tmp_path / "experts.yaml").write_text("mine", encoding="utf-8")
     assert _run(monkeypatch, "init", tmp_path) == 2
-    assert "--force" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "--force" in complaint
+    assert "the fitted router too" in complaint.replace("\n", " ")
     assert (tmp_path / "experts.yaml").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "zoo").exists()
+
+
+def test_init_says_that_force_replaced_the_zoo_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "init", tmp_path) == 0
+    assert capsys.readouterr().out.startswith("wrote ")
+    assert _run(monkeypatch, "init", tmp_path, "--force") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"replaced {tmp_path / 'experts.yaml'} and {tmp_path / 'zoo'} (")
+    assert "fitted router" in out
 
 
 def test_version_is_printed(

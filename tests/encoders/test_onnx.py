@@ -117,5 +117,5 @@ def test_onnx_encoder_says_which_package_it_lacks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"pip install \"coe\[onnx\]\""):
+    with pytest.raises(ConfigError, match=r"pip install \"coe-router\[onnx\]\""):
         OnnxEncoder(folder)

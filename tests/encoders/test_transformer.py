@@ -14,7 +14,7 @@ def test_sentence_transformer_encoder_says_which_package_it_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ConfigError, match=r"pip install \"coe\[encoders\]\""):
+    with pytest.raises(ConfigError, match=r"pip install \"coe-router\[encoders\]\""):
         SentenceTransformerEncoder("any")
 
 

@@ -1,25 +1,31 @@
-"""A tiny model with random weights, and the four kinds of engine over known answers."""
+"""A tiny model with random weights, the four kinds of engine, and servers for one of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
+from aiohttp import web
 
-from coe.engines.base import Engine
+from coe.engines.base import Engine, collect
 from coe.engines.fake_openai import serve
 from coe.engines.local import LocalEngine
 from coe.engines.local_memory import LocalMemory
 from coe.engines.openai import OpenAIEngine
 from coe.engines.replay import ReplayEngine
 from coe.engines.scripted import ScriptedEngine
+from coe.engines.sse import encode_event
+from coe.errors import CoeError
 from coe.experts import Expert, LocalSpec, OpenAISpec, ReplaySpec, ScriptedSpec
 from coe.types import GenerationRequest, Message, SamplingParams
 
 Ask = Callable[..., GenerationRequest]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Long enough to be cut by limits and to be in mid-stream when closed.
 ANSWER = " ".join(f"word{n}-\\1" for n in range(40))
@@ -101,3 +107,77 @@ def _recordings(folder: Path) -> Path:
     ]
     path.write_text("\n".join(json.dumps(record) for record in records))
     return path
+
+
+class Upstream:
+    """OpenAI-compatible servers on loopback that behave as a test says, and engines on them."""
+
+    done = encode_event(b"[DONE]")
+
+    @asynccontextmanager
+    async def server(self, chat: Handler, models: Handler | None = None) -> AsyncIterator[str]:
+        """Gives the base URL; without `models` there is no such path."""
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", chat)
+        if models is not None:
+            app.router.add_get("/v1/models", models)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}/v1"
+        finally:
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def engine(self, base_url: str, **spec: object) -> AsyncIterator[OpenAIEngine]:
+        """An engine of expert `e`, stopped afterwards."""
+        engine = OpenAIEngine(Expert("e", OpenAISpec(base_url, **spec)))  # type: ignore[arg-type]
+        try:
+            yield engine
+        finally:
+            await engine.stop(5)
+
+    def streaming(self, *events: bytes, ends: bool = True) -> Handler:
+        """Answers with these events; `ends` False cuts the connection after the last."""
+
+        async def chat(request: web.Request) -> web.StreamResponse:
+            answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await answer.prepare(request)
+            for event in events:
+                await answer.write(event)
+            if not ends:
+                assert request.transport is not None
+                request.transport.close()
+            return answer
+
+        return chat
+
+    def chunk(self, text: str = "", reason: str | None = None, **more: object) -> bytes:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+        return encode_event(orjson.dumps({"choices": [choice], **more}))
+
+    def answering(self, status: int, body: object) -> Handler:
+        async def chat(_: web.Request) -> web.StreamResponse:
+            return web.Response(status=status, body=orjson.dumps(body))
+
+        return chat
+
+    async def failure(self, chat: Handler, request: GenerationRequest, **spec: object) -> CoeError:
+        """What a stream from such a server raises."""
+        async with self.server(chat) as base_url, self.engine(base_url, **spec) as engine:
+            with pytest.raises(CoeError) as caught:
+                await collect("e", engine.stream(request))
+        return caught.value
+
+    def nobody(self) -> str:
+        """The base URL of a server that is not there."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Upstream:
+    return Upstream()

@@ -270,7 +270,7 @@ async def test_missing_transformers_is_a_startup_error_with_the_fix(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     engine = LocalEngine(_expert(tiny_model), LocalMemory(1.0))
-    with pytest.raises(StartupError, match=r'pip install "coe\[local\]"'):
+    with pytest.raises(StartupError, match=r'pip install "coe-router\[local\]"'):
         await engine.ensure_ready(30)
 
 
@@ -280,21 +280,6 @@ async def test_late_load_is_a_startup_error_that_names_the_keys(tiny_model: Path
         await engine.ensure_ready(0.0)
     await engine.ensure_ready(60)
     await engine.stop(10)
-
-
-def test_weights_are_measured_in_the_wanted_dtype(tiny_model: Path) -> None:
-    on_disk = (tiny_model / "model.safetensors").stat().st_size
-    size = weights_bytes(tiny_model, "float32")
-    # The file is its tensors and a small header.
-    assert 0.9 * on_disk < size < on_disk
-    assert weights_bytes(tiny_model, "auto") == size
-    assert weights_bytes(tiny_model, "bfloat16") * 2 == size
-
-
-def test_weights_of_a_broken_file_are_a_value_error(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json at all.")
-    with pytest.raises(ValueError, match="broken safetensors header"):
-        weights_bytes(tmp_path, "float32")
 
 
 def test_local_refuses_another_engines_spec() -> None:

@@ -71,6 +71,7 @@ def test_hopelessly_long_prompt_is_refused_before_it_is_read(tiny_model: Path) -
     with pytest.raises(ContextOverflow) as caught:
         unreadable.encode([Message("user", "x" * 1_000_000)])
     assert caught.value.needed_tokens > caught.value.context_tokens == 256
+    assert f"needs at least {caught.value.needed_tokens};" in str(caught.value)
 
 
 def test_no_token_stands_for_more_text_than_the_longest(tiny_model: Path) -> None:

@@ -88,6 +88,25 @@ async def test_replay_names_file_and_line_of_a_malformed_record(
     assert caught.value.file.endswith("answers.jsonl")
 
 
+@pytest.mark.parametrize("name", ["id", "prompt"])
+async def test_replay_names_both_lines_of_records_that_cannot_be_told_apart(
+    tmp_path: Path, name: str
+) -> None:
+    record = {name: "q", "completion": "x"}
+    engine = _engine(tmp_path, record, {name: "other", "completion": "x"}, record)
+    with pytest.raises(ConfigError, match=f"line 3: has the same {name} as line 1"):
+        await engine.ensure_ready(5)
+
+
+async def test_replay_takes_ids_that_share_a_prompt(tmp_path: Path, ask: Ask) -> None:
+    records = [{"id": id_, "prompt": "hi", "completion": id_} for id_ in ("a", "b")]
+    engine = _engine(tmp_path, *records)
+    assert [(await collect("e", engine.stream(ask("hi", id=id_)))).text for id_ in "ab"] == [
+        "a",
+        "b",
+    ]
+
+
 async def test_replay_reports_a_file_that_is_gone(tmp_path: Path) -> None:
     engine = ReplayEngine(Expert("e", ReplaySpec(str(tmp_path / "none.jsonl"))))
     with pytest.raises(ConfigError, match="No such file"):

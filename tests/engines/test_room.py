@@ -26,8 +26,11 @@ def test_room_is_the_callers_number_or_what_is_left(
 def test_room_refuses_what_cannot_fit(prompt_tokens: int, max_tokens: int | None) -> None:
     with pytest.raises(ContextOverflow) as caught:
         answer_room(EXPERT, prompt_tokens, SamplingParams(max_tokens=max_tokens))
-    assert caught.value.needed_tokens == prompt_tokens + (max_tokens or 1)
-    assert caught.value.context_tokens == 100
+    needed = prompt_tokens + (max_tokens or 1)
+    assert (caught.value.needed_tokens, caught.value.context_tokens) == (needed, 100)
+    # One token is only the shortest answer that a caller without a number could get.
+    told = f"at least {needed}" if max_tokens is None else f"{needed}"
+    assert f"this request needs {told};" in str(caught.value)
 
 
 def test_room_obeys_a_model_smaller_than_its_expert() -> None:
