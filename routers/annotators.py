@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from coe.errors import RoutingError
@@ -24,6 +26,9 @@ Generate = Callable[[Sequence[str]], Sequence[str]]
 
 Complete = Callable[[GenerationRequest], Awaitable[Completion]]
 """One expert's answer to one request, whole."""
+
+OpenExpert = Callable[[], AbstractAsyncContextManager[Complete]]
+"""Makes an expert ready to be asked on the event loop that runs, until the block is left."""
 
 KEYWORD_SAMPLING = SamplingParams(max_tokens=64, temperature=0.7)
 """As published, but for the limit: a keyword list that runs longer is no list."""
@@ -109,33 +114,60 @@ def repeated_keywords(texts: Sequence[str]) -> Skills:
 
 
 def generate_with(
-    complete: Complete, params: SamplingParams = KEYWORD_SAMPLING, seed: int | None = None
+    open_expert: OpenExpert,
+    params: SamplingParams = KEYWORD_SAMPLING,
+    seed: int | None = None,
+    timeout_s: float | None = None,
 ) -> Generate:
-    """Turns one expert's completions into a `Generate`; `seed` makes its samples repeatable.
+    """Turns one expert into a `Generate`; `seed` makes its samples repeatable, prompt by prompt.
 
-    Runs an event loop of its own, so it must not be called from within one. The first failure
-    ends the whole call with that error.
+    Each call opens the expert for itself, in an event loop of its own: connections of one loop are
+    of no use in another. So it must not be called from within a loop, only from a thread beside
+    it. The first failure ends the whole call with that error, as does `timeout_s`, for the call.
     """
 
     def generate(prompts: Sequence[str]) -> Sequence[str]:
-        return asyncio.run(_completed(complete, [_request(i, p) for i, p in enumerate(prompts)]))
-
-    def _request(place: int, prompt: str) -> GenerationRequest:
-        # A seed for each place: the rounds of one prompt must differ, and repeat when run again.
-        drawn = None if seed is None else seed + place
-        sampling = SamplingParams(
-            params.max_tokens, params.temperature, params.top_p, drawn, params.stop
+        requests = _requests(prompts, params, seed)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(_completed(open_expert, requests, timeout_s))
+        raise RoutingError(
+            "this router asks an expert for keywords and would hold up the event loop; call it in "
+            "a thread (`asyncio.to_thread`), as `decides_slowly` makes a composition's doors do"
         )
-        return GenerationRequest((Message("user", prompt),), sampling)
 
     return generate
 
 
-async def _completed(complete: Complete, requests: Sequence[GenerationRequest]) -> list[str]:
+def _requests(
+    prompts: Sequence[str], params: SamplingParams, seed: int | None
+) -> list[GenerationRequest]:
+    """A seed for each repetition of a prompt: rounds must differ, and repeat when run again."""
+    rounds: Counter[str] = Counter()
+    requests = []
+    for prompt in prompts:
+        drawn = None if seed is None else seed + rounds[prompt]
+        rounds[prompt] += 1
+        requests.append(GenerationRequest((Message("user", prompt),), replace(params, seed=drawn)))
+    return requests
+
+
+async def _completed(
+    open_expert: OpenExpert, requests: Sequence[GenerationRequest], timeout_s: float | None
+) -> list[str]:
     free = asyncio.Semaphore(_MOST_AT_ONCE)
 
-    async def text(request: GenerationRequest) -> str:
+    async def text(complete: Complete, request: GenerationRequest) -> str:
         async with free:
             return (await complete(request)).text
 
-    return await asyncio.gather(*(text(request) for request in requests))
+    async with open_expert() as complete:
+        try:
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(text(complete, request)) for request in requests]
+        except TimeoutError:
+            raise RoutingError(f"no keywords were named within {timeout_s:g} s") from None
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -19,6 +19,7 @@ from coe.index import NearestNeighbors
 from coe.outcomes import OutcomeTable
 from coe.routers.annotators import Annotator, Skills
 from coe.routers.artifacts import Artifact, Manifest
+from coe.routers.symbolic_keywords import keyword_expert
 from coe.routers.symbolic_phrases import PhraseAnnotator
 from coe.routers.symbolic_relevance import (
     FORMS,
@@ -109,6 +110,11 @@ class SymbolicScorer:
     def artifact(self) -> Artifact:
         return self._artifact
 
+    @property
+    def asked_expert(self) -> str | None:
+        """The expert that is asked for keywords before each score; None if nobody is."""
+        return keyword_expert(self._artifact.manifest)
+
     def score(self, queries: Sequence[Query]) -> FloatArray:
         rows = self._record_rows(self._annotator.annotate(queries))
         suitability = np.zeros((len(queries), len(self.expert_ids)))
@@ -158,9 +164,13 @@ def _restored(artifact: Artifact, encoder: Encoder) -> Annotator:
 
 
 def _mismatch(artifact: Artifact, given: str) -> PoolMismatch:
+    expert_id = keyword_expert(artifact.manifest)
+    passed = "the annotator it was fitted with"
+    if expert_id is not None:
+        passed = f"a `serving_annotator` that asks expert {expert_id!r}"
     return PoolMismatch(
         f"router {artifact.manifest.scorer!r}, annotator",
         artifact.manifest.settings["annotator"],
         given,
-        "pass the annotator it was fitted with, or fit it again with `coe fit`",
+        f"pass {passed}, or fit it again with `coe fit`",
     )

@@ -143,7 +143,7 @@ def test_vote_is_settled_exactly_if_no_ending_changes_it(
         ("Thus\nthe answer is (B).", "b"),
         ("The answer is B. Paris", "b"),
         ("answer: 42 apples. Done", "42 apples"),
-        (r"so \boxed{x^{2}} holds; the answer is y", "x^{2}"),
+        (r"so \boxed{x^{2}} holds; the answer is y", "y"),
         ("The answer is 1.\nNo: the answer is 2.5.", "2.5"),
         ("The answer is **Paris**.", "paris"),
         (" Paris. ", "paris"),

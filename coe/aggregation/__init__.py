@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from coe.aggregation.base import Aggregator, AsksInTurn, First, Read, WantsScores
+from coe.aggregation.base import (
+    Aggregator,
+    AsksInTurn,
+    First,
+    Read,
+    StopsEarly,
+    WantsScores,
+    Writes,
+)
 from coe.aggregation.chain import Chain
 from coe.aggregation.prompts import blocks
 from coe.aggregation.reading import stated_answer
 from coe.aggregation.synthesis import Generate, LLMAggregator
-from coe.aggregation.votes import MajorityVote, WeightedVote, is_settled
+from coe.aggregation.votes import MajorityVote, WeightedVote
+from coe.votes import is_settled
 
 __all__ = [
     "Aggregator",
@@ -18,8 +27,10 @@ __all__ = [
     "LLMAggregator",
     "MajorityVote",
     "Read",
+    "StopsEarly",
     "WantsScores",
     "WeightedVote",
+    "Writes",
     "blocks",
     "is_settled",
     "stated_answer",

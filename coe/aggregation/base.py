@@ -44,10 +44,39 @@ class AsksInTurn(Protocol):
         ...
 
 
+@runtime_checkable
+class Writes(Protocol):
+    """An aggregator whose answer is written anew, which takes tokens and has an end of its own."""
+
+    async def write(
+        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
+    ) -> Completion:
+        """The answer, with the usage of its writing alone."""
+        ...
+
+
+@runtime_checkable
+class StopsEarly(Protocol):
+    """An aggregator whose answer may be decided before all experts asked together are done."""
+
+    def is_settled(self, done: Mapping[int, Completion], n_asked: int) -> bool:
+        """Whether those still out can no longer change the answer, so that they may be stopped.
+
+        `done` holds the completions that are there, by rank from 0, the best expert's, to
+        `n_asked` - 1. Once True, `aggregate` of those, best first, gives the answer that it would
+        give of all, if perhaps in another expert's words. Leave an expert that failed out of the
+        ranks and of `n_asked`: one that is never done keeps its vote open.
+        """
+        ...
+
+
 class First:
     """The answer of the best expert that gave one."""
 
     name = "first"
+
+    def is_settled(self, done: Mapping[int, Completion], n_asked: int) -> bool:
+        return 0 in done
 
     async def aggregate(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -10,7 +11,9 @@ from dataclasses import replace
 from coe.aggregation.base import Aggregator, First
 from coe.aggregation.prompts import blocks, with_last_turn
 from coe.errors import CoeError, ConfigError
-from coe.types import Completion, GenerationRequest, SamplingParams
+from coe.types import Completion, GenerationRequest, SamplingParams, Usage
+
+_LOG = logging.getLogger(__name__)
 
 Generate = Callable[[GenerationRequest], Awaitable[Completion]]
 """Asks the expert that aggregates."""
@@ -58,16 +61,23 @@ class LLMAggregator:
         prompt = f"{_INSTRUCTION}\n\n{blocks('candidate', texts, self._max_chars)}"
         return replace(with_last_turn(request, prompt), params=self._params or request.params)
 
+    async def write(
+        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
+    ) -> Completion:
+        if len(completions) == 1:
+            return replace(completions[0][1], usage=Usage())
+        try:
+            return await self._generate(self.request(request, completions))
+        except CoeError as error:
+            _LOG.warning("the expert that aggregates failed: %s", error)
+            text = await self._otherwise.aggregate(request, completions)
+            chosen = next((c for _, c in completions if c.text == text), None)
+            return Completion(text, chosen.finish_reason if chosen else "stop", Usage())
+
     async def aggregate(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
     ) -> str:
-        if len(completions) == 1:
-            return completions[0][1].text
-        try:
-            written = await self._generate(self.request(request, completions))
-        except CoeError:
-            return await self._otherwise.aggregate(request, completions)
-        return written.text
+        return (await self.write(request, completions)).text
 
     def _shuffler(self, request: GenerationRequest) -> random.Random:
         asked = "\x1e".join(message.content for message in request.messages)

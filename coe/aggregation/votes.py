@@ -8,6 +8,7 @@ from math import log
 from coe.aggregation.base import Read
 from coe.errors import ConfigError
 from coe.types import Completion, GenerationRequest
+from coe.votes import is_settled
 
 _SUREST = 0.99
 """Scores are clipped to 0.01 and 0.99, so that no single expert outvotes all others."""
@@ -28,6 +29,9 @@ class MajorityVote:
 
     def __init__(self, read: Read | None = None) -> None:
         self._read = read or _folded
+
+    def is_settled(self, done: Mapping[int, Completion], n_asked: int) -> bool:
+        return is_settled({rank: self._read(c.text) for rank, c in done.items()}, n_asked)
 
     async def aggregate(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
@@ -67,36 +71,6 @@ class WeightedVote:
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
     ) -> str:
         return _elected([(self._read(c.text), self.weight(id_), c.text) for id_, c in completions])
-
-
-def is_settled(votes: Mapping[int, str | None], n_asked: int) -> bool:
-    """Whether a majority vote of `n_asked` experts can no longer change, so the rest may stop.
-
-    `votes` holds, by rank from 0, what the experts that are done answered; None is no vote.
-    """
-    counts: dict[str, int] = {}
-    best_rank: dict[str, int] = {}
-    for rank in sorted(votes):
-        answer = votes[rank]
-        if answer is not None:
-            counts[answer] = counts.get(answer, 0) + 1
-            best_rank.setdefault(answer, rank)
-    missing = [rank for rank in range(n_asked) if rank not in votes]
-    if not missing:
-        return True
-    if not counts:
-        return False
-    leader = max(counts, key=lambda answer: counts[answer])
-
-    def is_beaten(count: int, rank: int) -> bool:
-        level = counts[leader] == count
-        return counts[leader] < count or (level and rank < best_rank[leader])
-
-    # At worst all that is missing votes for one rival, or for an answer not heard yet.
-    rivals = [(counts[a] + len(missing), min(best_rank[a], missing[0])) for a in counts]
-    unheard = (len(missing), missing[0])
-    others = [rival for answer, rival in zip(counts, rivals, strict=True) if answer != leader]
-    return not any(is_beaten(*rival) for rival in (*others, unheard))
 
 
 def _elected(votes: Sequence[tuple[str | None, float, str]]) -> str:

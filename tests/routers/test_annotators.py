@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from math import log
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from coe.errors import RoutingError, UpstreamError
 from coe.routers.annotators import (
+    Complete,
     KeywordAnnotator,
     generate_with,
     keyword_prompt,
@@ -79,28 +82,87 @@ def test_keyword_prompt_holds_the_question_and_the_mark() -> None:
     assert "Keywords:" in prompt
 
 
-def test_generate_with_keeps_order_and_samples_each_place_afresh() -> None:
-    asked: list[GenerationRequest] = []
+class _Opened:
+    """An expert that can be opened, and keeps what it was asked and how often it was opened."""
+
+    def __init__(self, complete: Complete) -> None:
+        self.asked: list[GenerationRequest] = []
+        self.n_open = 0
+        self.n_opened = 0
+        self._complete = complete
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Complete]:
+        async def complete(request: GenerationRequest) -> Completion:
+            self.asked.append(request)
+            return await self._complete(request)
+
+        self.n_open += 1
+        self.n_opened += 1
+        try:
+            yield complete
+        finally:
+            self.n_open -= 1
+
+
+async def _echo(request: GenerationRequest) -> Completion:
+    return Completion(f"{request.messages[0].content}!", "stop", Usage())
+
+
+def test_generate_with_keeps_order_and_samples_each_repetition_afresh() -> None:
+    expert = _Opened(_echo)
+    prompts = ["a", "b"] * 20
+    assert generate_with(expert, seed=7)(prompts) == [f"{prompt}!" for prompt in prompts]
+    for prompt in ("a", "b"):
+        seeds = [r.params.seed for r in expert.asked if r.messages[0].content == prompt]
+        assert sorted(seed or 0 for seed in seeds) == list(range(7, 27))
+    assert {request.params.temperature for request in expert.asked} == {0.7}
+    expert.asked.clear()
+    generate_with(expert)(prompts)
+    assert {request.params.seed for request in expert.asked} == {None}
+
+
+def test_generate_with_opens_the_expert_for_each_call_and_closes_it() -> None:
+    """On an event loop each: what was opened on one that is gone cannot be used again."""
+    loops: list[asyncio.AbstractEventLoop] = []
 
     async def complete(request: GenerationRequest) -> Completion:
-        asked.append(request)
-        return Completion(f"{request.messages[0].content}!", "stop", Usage())
+        loops.append(asyncio.get_running_loop())
+        return await _echo(request)
 
-    prompts = ["a", "b"] * 20
-    assert generate_with(complete, seed=7)(prompts) == [f"{prompt}!" for prompt in prompts]
-    assert sorted(request.params.seed or 0 for request in asked) == list(range(7, 47))
-    assert {request.params.temperature for request in asked} == {0.7}
-    asked.clear()
-    generate_with(complete)(prompts)
-    assert {request.params.seed for request in asked} == {None}
+    expert = _Opened(complete)
+    generate = generate_with(expert)
+    generate(["a", "b"])
+    generate(["c"])
+    assert (expert.n_opened, expert.n_open) == (2, 0)
+    assert len({id(loop) for loop in loops}) == 2
 
 
-def test_generate_with_raises_what_the_expert_raises() -> None:
+def test_generate_with_raises_what_the_expert_raises_and_closes_it() -> None:
     async def complete(request: GenerationRequest) -> Completion:
         raise UpstreamError("tiny", "gone")
 
+    expert = _Opened(complete)
     with pytest.raises(UpstreamError, match="gone"):
-        generate_with(complete)(["a"])
+        generate_with(expert)(["a", "b"])
+    assert expert.n_open == 0
+
+
+def test_generate_with_does_not_wait_for_ever() -> None:
+    async def complete(request: GenerationRequest) -> Completion:
+        await asyncio.Event().wait()
+        raise AssertionError("never set")
+
+    expert = _Opened(complete)
+    with pytest.raises(RoutingError, match=r"within 0\.01 s"):
+        generate_with(expert, timeout_s=0.01)(["a"])
+    assert expert.n_open == 0
+
+
+async def test_generate_with_refuses_to_hold_up_a_loop() -> None:
+    with pytest.raises(RoutingError, match=r"asyncio\.to_thread"):
+        generate_with(_Opened(_echo))(["a"])
+    assert await asyncio.to_thread(generate_with(_Opened(_echo)), ["a"]) == ["a!"]
 
 
 def test_phrases_are_shared_words_and_pairs_by_rarity(encoder: Encoder) -> None:
