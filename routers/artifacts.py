@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -40,6 +40,8 @@ class Manifest:
     """Name of the encoder whose vectors it holds; None where it reads no text."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    guard: Mapping[str, Any] | None = None
+    """Whether held-out queries let it be used (`policies.guard.Verdict`); None: not checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +50,12 @@ class Artifact:
 
     manifest: Manifest
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    parts: Mapping[str, Artifact] = field(default_factory=dict)
+    """What was fitted together with it, each in a folder of that name inside this one."""
+
+    def guarded(self, verdict: Mapping[str, Any] | None) -> Artifact:
+        """The same with this verdict in its manifest."""
+        return replace(self, manifest=replace(self.manifest, guard=verdict))
 
     def save(self, folder: Path) -> None:
         """Writes the folder whole or not at all, replacing an earlier artifact of that name.
@@ -62,13 +70,19 @@ class Artifact:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            text = json.dumps(asdict(self.manifest), indent=2, ensure_ascii=False)
-            (fresh / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-            np.savez_compressed(fresh / _ARRAYS, allow_pickle=False, **self.arrays)
-            fresh.chmod(0o755)
+            self._write(fresh)
             _swap(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        text = json.dumps(asdict(self.manifest), indent=2, ensure_ascii=False)
+        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        np.savez_compressed(folder / _ARRAYS, allow_pickle=False, **self.arrays)
+        folder.chmod(0o755)
+        for name, part in self.parts.items():
+            (folder / name).mkdir()
+            part._write(folder / name)
 
     @classmethod
     def load(cls, folder: Path) -> Artifact:
@@ -89,7 +103,8 @@ class Artifact:
                 f"router artifact of format {manifest.format}, this version reads {FORMAT}; {_FIX}",
                 file=str(folder),
             )
-        return cls(manifest, arrays)
+        inside = sorted(path.parent for path in folder.glob(f"*/{_MANIFEST}"))
+        return cls(manifest, arrays, {path.name: cls.load(path) for path in inside})
 
     def check(self, expert_ids: tuple[str, ...], encoder: str | None) -> None:
         """Raises `PoolMismatch` unless it was fitted on this pool and this encoder."""

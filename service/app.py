@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -15,9 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from coe.composition import Composition
 from coe.errors import ConfigError
+from coe.feedback_log import FeedbackLog
 from coe.service.catalog import Catalog, Health
 from coe.service.chat import ChatCompletions
 from coe.service.errors import answer_for_http
+from coe.service.feedback import Feedback
 from coe.service.middleware import BodyLimit, ErrorEnvelope, RequestId
 from coe.service.reply import to_json
 from coe.service.settings import ServiceSettings
@@ -26,8 +29,9 @@ from coe.service.settings import ServiceSettings
 def create_app(
     composition: Composition,
     settings: ServiceSettings = ServiceSettings(),  # noqa: B008  frozen
+    feedback: FeedbackLog | None = None,
 ) -> Starlette:
-    """The gateway as an ASGI app. Stops the composition when it is shut down.
+    """The gateway as an ASGI app. Stops the composition and closes the log at shutdown.
 
     Raises `ConfigError` if an expert has the name of the model that routes.
     """
@@ -40,10 +44,14 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await composition.stop()
+        try:
+            await composition.stop()
+        finally:
+            if feedback is not None:
+                await asyncio.to_thread(feedback.close)
 
     app = Starlette(
-        routes=_routes(composition, settings),
+        routes=_routes(composition, settings, feedback),
         middleware=[
             Middleware(RequestId),
             Middleware(ErrorEnvelope),
@@ -67,11 +75,18 @@ class _Plain:
         await self._app(scope, receive, send)
 
 
-def _routes(composition: Composition, settings: ServiceSettings) -> list[Route]:
+def _routes(
+    composition: Composition, settings: ServiceSettings, feedback: FeedbackLog | None
+) -> list[Route]:
     catalog = Catalog(composition, settings)
     health = Health(composition)
     return [
-        Route("/v1/chat/completions", ChatCompletions(composition, settings), methods=["POST"]),
+        Route(
+            "/v1/chat/completions",
+            ChatCompletions(composition, settings, feedback),
+            methods=["POST"],
+        ),
+        Route("/v1/feedback", Feedback(feedback), methods=["POST"]),
         Route("/v1/models", _Plain(catalog.list_models), methods=["GET"]),
         Route("/v1/models/{model:path}", _Plain(catalog.show_model), methods=["GET"]),
         Route("/healthz", _Plain(health.live), methods=["GET"]),

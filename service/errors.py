@@ -30,6 +30,7 @@ from coe.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from coe.feedback_log import FeedbackFull, UnknownDecision
 
 logger = logging.getLogger("coe.service")
 
@@ -61,8 +62,8 @@ class BodyTooLarge(RequestError):
 
     def __init__(self, max_body_bytes: int) -> None:
         super().__init__(
-            f"the body is larger than {max_body_bytes} bytes; shorten the messages, "
-            "or have the gateway's limit raised"
+            f"the body is larger than {max_body_bytes} bytes, which is the most that this route "
+            "takes; send less"
         )
 
 
@@ -72,7 +73,7 @@ class BodyTooSlow(RequestError):
     def __init__(self, timeout_s: float) -> None:
         super().__init__(
             f"the body did not arrive within {timeout_s:g} s; send all that content-length "
-            "announces, or have the gateway's request timeout raised"
+            "announces"
         )
 
 
@@ -84,6 +85,16 @@ class NotJsonType(RequestError):
         super().__init__(
             f"send the header 'content-type: application/json' ({said}); "
             "with curl: -H 'content-type: application/json'"
+        )
+
+
+class FeedbackOff(RequestError):
+    """This gateway keeps no feedback."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this gateway keeps no feedback; its operator turns it on by naming a file as "
+            "`feedback` under `router` in experts.yaml"
         )
 
 
@@ -108,6 +119,8 @@ TABLE: Mapping[type[CoeError], Kind] = {
     NotJsonType: Kind(415, "invalid_request_error", "unsupported_media_type"),
     ModelNotFound: Kind(404, "invalid_request_error", "model_not_found"),
     UnknownExpert: Kind(404, "invalid_request_error", "model_not_found"),
+    FeedbackOff: Kind(404, "invalid_request_error", "feedback_off"),
+    UnknownDecision: Kind(404, "invalid_request_error", "decision_not_found"),
     RoutingError: Kind(500, "server_error", "routing_failed"),
     EngineError: Kind(502, "server_error", "upstream_error"),
     StartupError: Kind(503, "server_error", "expert_unavailable"),
@@ -115,6 +128,7 @@ TABLE: Mapping[type[CoeError], Kind] = {
     UpstreamTimeout: Kind(504, "server_error", "upstream_timeout"),
     AdmissionError: Kind(429, "rate_limit_error", "refused"),
     QueueFull: Kind(429, "rate_limit_error", "queue_full"),
+    FeedbackFull: Kind(507, "server_error", "feedback_full"),
     BudgetExceeded: Kind(402, "insufficient_quota", "budget_exceeded"),
     DeadlineExceeded: Kind(504, "server_error", "deadline_exceeded"),
 }

@@ -9,6 +9,8 @@ import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from coe.service.errors import BodyTooLarge, NotJsonType
+
 Header = tuple[bytes, bytes]
 
 # Printable ASCII without the comma and the per cent sign, which the values use themselves.
@@ -47,14 +49,33 @@ def request_header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body. Raises `ClientDisconnect` if the client leaves in the middle of it."""
+def require_json(scope: Scope) -> None:
+    """Refuses what a web page may send to any address without having to ask first.
+
+    A page's form or `fetch` can carry any body, but `application/json` only after a preflight,
+    which this gateway does not grant.
+    """
+    given = request_header(scope, b"content-type")
+    content_type = None if given is None else given.decode("latin-1")
+    if (content_type or "").partition(";")[0].strip().lower() != "application/json":
+        raise NotJsonType(content_type)
+
+
+async def read_body(receive: Receive, max_bytes: int | None = None) -> bytes:
+    """The whole body. Raises `ClientDisconnect` if the client leaves in the middle of it.
+
+    Raises `BodyTooLarge` over `max_bytes`, for a route that takes less than the gateway does.
+    """
     pieces: list[bytes] = []
+    n_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         pieces.append(message.get("body", b""))
+        n_bytes += len(pieces[-1])
+        if max_bytes is not None and n_bytes > max_bytes:
+            raise BodyTooLarge(max_bytes)
         if not message.get("more_body", False):
             return b"".join(pieces)
 

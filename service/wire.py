@@ -1,4 +1,4 @@
-"""The chat request as it comes over the wire → the core's own words.
+"""Requests as they come over the wire → the core's own words.
 
 Strict where the answer depends on it. Fields that would change the answer and that no engine
 honours yet are refused by name unless they say what holds anyway; what cannot change it
@@ -65,6 +65,9 @@ _UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[object, ...]] = {
     "audio": (),
 }
 _MAX_MODEL_CHARS = 256
+_MAX_KEY_CHARS = 256
+COMPLETION_PREFIX = "chatcmpl-"
+"""A completion's id is its decision's, after this."""
 _INT64 = 2**63
 
 
@@ -132,6 +135,7 @@ class _ChatRequest(_Wire):
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: Annotated[_Stops | None, BeforeValidator(_as_list)] = None
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
+    prompt_cache_key: str | None = Field(None, min_length=1, max_length=_MAX_KEY_CHARS)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -161,10 +165,50 @@ def read_chat(body: bytes) -> ChatCall:
     messages = tuple(Message(_role(said.role), said.content) for said in request.messages)
     return ChatCall(
         model=request.model,
-        generation=GenerationRequest(messages, request.sampling()),
+        generation=GenerationRequest(
+            messages, request.sampling(), session=request.prompt_cache_key
+        ),
         is_streamed=bool(request.stream),
         wants_usage=bool(options.include_usage),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackCall:
+    """What a client says of one answer, checked."""
+
+    decision_id: str
+    score: float
+    """0 to 1."""
+    expert_id: str | None
+
+
+class _FeedbackRequest(BaseModel):
+    # Unlike a chat request, nothing that is sent goes unread: a comment has no place in a fit.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    decision_id: str = Field(min_length=1, max_length=_MAX_MODEL_CHARS)
+    thumb: Literal["up", "down"] | None = None
+    score: float | None = Field(None, ge=0, le=1)
+    expert: str | None = Field(None, min_length=1, max_length=_MAX_MODEL_CHARS)
+
+
+def read_feedback_call(body: bytes) -> FeedbackCall:
+    """Raises `InvalidRequest`, which names the field that is wrong, and nothing else.
+
+    The id of a chat completion does for the id of its decision.
+    """
+    try:
+        request = _FeedbackRequest.model_validate(_json_object(body))
+    except Invalid as error:
+        raise _complaint(error) from None
+    if (request.thumb is None) == (request.score is None):
+        raise InvalidRequest(
+            'give either "thumb" ("up" or "down") or "score" (0 to 1)', param="score"
+        )
+    score = float(request.thumb == "up") if request.score is None else float(request.score)
+    decision_id = request.decision_id.removeprefix(COMPLETION_PREFIX)
+    return FeedbackCall(decision_id, score, request.expert)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -218,6 +262,9 @@ def _complaint(error: Invalid) -> InvalidRequest:
         code = "invalid_type"
     elif kind == "unsupported_value":
         code = kind
+    elif kind == "extra_forbidden":
+        known = ", ".join(_FeedbackRequest.model_fields)
+        return InvalidRequest(f"{param} is not taken, only {known}", param=param, code=code)
     return InvalidRequest(f"{param}: {first['msg']}", param=param, code=code)
 
 

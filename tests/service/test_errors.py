@@ -23,10 +23,12 @@ from coe.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from coe.feedback_log import FeedbackFull, UnclearExpert, UnknownDecision
 from coe.service.errors import (
     TABLE,
     BodyTooLarge,
     BodyTooSlow,
+    FeedbackOff,
     InvalidRequest,
     ModelNotFound,
     NotJsonType,
@@ -46,6 +48,10 @@ INVALID = "invalid_request_error"
         (BodyTooSlow(8), 408, INVALID, "request_timeout", None),
         (NotJsonType("text/plain"), 415, INVALID, "unsupported_media_type", None),
         (ModelNotFound("gpt", ("coe",)), 404, INVALID, "model_not_found", "model"),
+        (FeedbackOff(), 404, INVALID, "feedback_off", None),
+        (UnknownDecision(), 404, INVALID, "decision_not_found", "decision_id"),
+        (UnclearExpert(("a", "b"), None), 400, INVALID, "invalid_value", "expert"),
+        (FeedbackFull(8), 507, "server_error", "feedback_full", None),
         (UnknownExpert("x", ("y",)), 404, INVALID, "model_not_found", "model"),
         (RoutingError("no"), 500, "server_error", "routing_failed", None),
         (PoolMismatch("w", 1, 2, "fix"), 500, "server_error", "routing_failed", None),
