@@ -1,7 +1,9 @@
 """Compares scorers: `python -m bench.scorers`; writes bench/results/scorers.json.
 
-Fits on the train split of recorded MMLU-Pro answers, tunes within it, and judges once on test,
-with each question's category given and without it. Rows that are not measured again are kept.
+Fits on the train split of recorded MMLU-Pro answers (or of the scores of llmrouter_mix, whose
+categories are its tasks), tunes within it, and judges once on test, with each question's category
+given and without it. Fallback asks the next best expert while no answer can be read, three
+experts at most. Rows that are not measured again are kept.
 Time is of a single thread; on a busy machine the processor's time is the one to compare.
 """
 
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from coe.encoders import default_encoder
-from coe.eval.datasets import RecordedBenchmark, load_mmlu_pro
+from coe.eval.datasets import load_llmrouter_mix, load_mmlu_pro
 from coe.eval.intervals import bootstrap_mean
 from coe.eval.vectors import recorded_encoder
 from coe.outcomes import OutcomeTable
@@ -34,14 +36,16 @@ from coe.routers.linear import LinearScorer
 from coe.routers.neighbors import NeighborsScorer
 from coe.routers.pilots import PilotsScorer
 from coe.routers.remembered import KnownTexts
+from coe.routers.ridge import RidgeScorer
 from coe.routing import Encoder, FloatArray, Scorer
 from coe.types import Query
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "bench" / "results" / "scorers.json"
 ENCODERS = ("minilm-recorded", "default")
-POOLS = ("small", "all")
+POOLS = ("small", "all", "llmrouter-mix")
 N_TIMED = 200
+N_FALLBACK = 3
 
 FITS: Mapping[str, Callable[[OutcomeTable, Encoder], Any]] = {
     "best-single": lambda table, _: BestSingleScorer.fit(table),
@@ -49,6 +53,7 @@ FITS: Mapping[str, Callable[[OutcomeTable, Encoder], Any]] = {
     "knn": NeighborsScorer.fit,
     "clusters": ClustersScorer.fit,
     "linear": LinearScorer.fit,
+    "ridge": RidgeScorer.fit,
     "ensemble": EnsembleScorer.fit,
     "factorization": FactorizationScorer.fit,
     "composition": CompositionScorer.fit,
@@ -97,7 +102,24 @@ def _quality(
     }
     if is_probability:
         told[f"ece_{name}"] = round(expected_calibration_error(scores, test.scores), 4)
+    if test.answers is not None:
+        fallback, calls = _with_fallback(scores, test)
+        told[f"fallback_accuracy_{name}"] = round(100 * float(fallback.mean()), 2)
+        told[f"fallback_calls_{name}"] = round(calls, 3)
     return told
+
+
+def _with_fallback(scores: FloatArray, test: OutcomeTable) -> tuple[FloatArray, float]:
+    """(n_queries,) outcomes, and the mean number of experts asked."""
+    assert test.answers is not None
+    unread = np.array([[answer is None for answer in row] for row in test.answers])
+    outcomes, rows = np.nan_to_num(test.scores), np.arange(test.n_queries)
+    won, asking, n_calls = np.zeros(len(rows)), np.ones(len(rows), dtype=bool), 0
+    for expert in np.argsort(-scores, axis=1, kind="stable").T[:N_FALLBACK]:
+        n_calls += int(asking.sum())
+        won[asking] = outcomes[rows, expert][asking]
+        asking &= unread[rows, expert]
+    return won, n_calls / len(rows)
 
 
 def _p50_ms(scorer: Scorer, queries: Sequence[Query]) -> float:
@@ -119,7 +141,7 @@ def _settings(scorer: Any) -> dict[str, Any]:
         "max_doubt",
         "general_expert",
     )
-    kept += ("held_out_outcome", "held_out_ece", "n_pilots", "weights")
+    kept += ("penalty", "held_out_outcome", "held_out_ece", "n_pilots", "weights")
     told = scorer.artifact().manifest.settings
     return {name: told[name] for name in kept if name in told}
 
@@ -128,6 +150,12 @@ def _jitter(table: OutcomeTable, encoder: Encoder) -> dict[str, float]:
     report = jitter_report(table, encoder.encode([query.text for query in table.queries]))
     names = ("k", "best_expert", "best_expert_shuffled", "category", "category_shuffled")
     return {name: round(getattr(report, name), 4) for name in (*names, "tie_rate")}
+
+
+def _table(data: Path, pool: str, split: str) -> OutcomeTable:
+    if pool == "llmrouter-mix":
+        return load_llmrouter_mix(data / "llmrouter_mix", split).table
+    return load_mmlu_pro(data / "mmlu_pro", split, pool).table
 
 
 def _encoder(name: str, train: OutcomeTable, test: OutcomeTable) -> Encoder:
@@ -139,12 +167,13 @@ def _encoder(name: str, train: OutcomeTable, test: OutcomeTable) -> Encoder:
 
 
 def _print_table(rows: Mapping[str, Any]) -> None:
-    print("| encoder / pool | scorer | given | not given | ECE | fit CPU s | p50 ms |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    print("| encoder / pool | scorer | given | not given | fallback | ECE | fit CPU s | p50 ms |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     for place, by_scorer in rows.items():
         for name, row in by_scorer.items():
             if name != "jitter":
                 cells = [row["accuracy_given"], row["accuracy_not_given"]]
+                cells += [row.get("fallback_accuracy_given", "—")]
                 cells += [row.get("ece_given", "—"), row["fit_cpu_s"], row["route_ms_p50"]]
                 print(f"| {place} | {name} |", " | ".join(str(cell) for cell in cells), "|")
 
@@ -159,10 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     for pool in arguments.pools:
-        splits: list[RecordedBenchmark] = [
-            load_mmlu_pro(arguments.data / "mmlu_pro", split, pool) for split in ("train", "test")
-        ]
-        train, test = (split.table for split in splits)
+        train, test = (_table(arguments.data, pool, split) for split in ("train", "test"))
         for encoder_name in arguments.encoders:
             encoder = _encoder(encoder_name, train, test)
             place = rows.setdefault(f"{encoder_name} / {pool}", {})

@@ -29,6 +29,7 @@ from coe.routers.linear import LinearScorer
 from coe.routers.neighbors import NeighborsScorer
 from coe.routers.pilots import PilotsScorer
 from coe.routers.remembered import KnownTexts, LastBatch
+from coe.routers.ridge import RidgeScorer
 from coe.routing import Encoder, FloatArray, Scorer
 from coe.types import Query
 
@@ -92,6 +93,11 @@ MEMBERS: Mapping[str, MemberKind] = {
         PilotsScorer.fit,
         PilotsScorer,
         lambda _, table, encoder: PilotsScorer.fit(table, encoder),
+    ),
+    "ridge": MemberKind(
+        RidgeScorer.fit,
+        RidgeScorer,
+        lambda tuned, table, encoder: RidgeScorer.fit(table, encoder, tuned["penalty"]),
     ),
 }
 

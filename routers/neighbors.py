@@ -23,6 +23,8 @@ from coe.types import Query
 K_GRID = (5, 10, 20, 40, 80, 160, 320, 640)
 _FOLDS = 5
 
+_AT_ONCE = 64
+
 
 class NeighborsScorer:
     """Mean outcome of the k most similar fitted queries, by cosine."""
@@ -102,11 +104,17 @@ def _mean_outcomes(
     outcomes: FloatArray, neighbors: NDArray[np.integer], means: FloatArray
 ) -> FloatArray:
     """(n_queries, n_experts) means over neighbours where measured, `means` where none was."""
-    near = outcomes[neighbors]  # (n_queries, k, n_experts)
-    measured = ~np.isnan(near)
-    counts = measured.sum(axis=1)
-    sums = np.where(measured, near, 0.0).sum(axis=1, dtype=np.float64)
-    mixed: FloatArray = np.where(counts > 0, sums / np.maximum(counts, 1), means)
+    measured = ~np.isnan(outcomes)
+    n = outcomes.shape[1]
+    filled = np.where(measured, outcomes, 0.0)
+    both = np.concatenate([filled, measured], axis=1, dtype=np.float64)
+    mixed = np.empty((len(neighbors), n))
+    # A few queries at a time: what is gathered for all of them may not fit in memory.
+    for start in range(0, len(neighbors), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        near = both[neighbors[rows]].sum(axis=1)
+        sums, counts = near[:, :n], near[:, n:]
+        mixed[rows] = np.where(counts > 0, sums / np.maximum(counts, 1), means)
     return mixed
 
 
@@ -118,21 +126,27 @@ def _cross_validated_k(vectors: FloatArray, outcomes: FloatArray, seed: int) -> 
         return 1
     grid = [k for k in K_GRID if k <= n * (n_folds - 1) // n_folds] or [1]
     folds = np.random.default_rng(seed).permutation(n) % n_folds
-    won = np.zeros(len(grid))
+    won, measured = np.zeros((2, len(grid)))
     for fold in range(n_folds):
-        won += _fold_scores(vectors, outcomes, folds == fold, grid)
-    return grid[int(np.argmax(won))]
+        of_fold = _fold_scores(vectors, outcomes, folds == fold, grid)
+        won += of_fold[0]
+        measured += of_fold[1]
+    return grid[int(np.argmax(won / np.maximum(measured, 1.0)))]
 
 
 def _fold_scores(
     vectors: FloatArray, outcomes: FloatArray, held: NDArray[np.bool_], grid: Sequence[int]
 ) -> FloatArray:
-    """(len(grid),) outcomes won on the held-out rows by routing with each k."""
+    """(2, len(grid)) what routing with each k won on the held-out rows, and on how many.
+
+    A choice that was not measured is no loss: it says nothing of k.
+    """
     known, asked = outcomes[~held], outcomes[held]
     means = _filled_means(known)
     _, neighbors = NearestNeighbors(vectors[~held]).search(vectors[held], max(grid))
-    won = np.zeros(len(grid))
+    of_grid = np.zeros((2, len(grid)))
     for i, k in enumerate(grid):
         chosen = _mean_outcomes(known, neighbors[:, :k], means).argmax(axis=1)
-        won[i] = np.nansum(asked[np.arange(len(asked)), chosen])
-    return won
+        outcome = asked[np.arange(len(asked)), chosen]
+        of_grid[:, i] = np.nansum(outcome), (~np.isnan(outcome)).sum()
+    return of_grid
