@@ -57,6 +57,15 @@ class Ballots:
         asked = np.isin(self.columns, list(columns))
         return Ballots(self.columns, np.where(asked, self.answers, _NOT_ASKED), self.chances)
 
+    def of_asked(self, asked: BoolArray) -> Ballots:
+        """With only the experts marked in (n_queries, n_experts) asked, query by query."""
+        kept = np.take_along_axis(asked, self.columns, axis=1)
+        return Ballots(self.columns, np.where(kept, self.answers, _NOT_ASKED), self.chances)
+
+    def rows(self, kept: BoolArray) -> Ballots:
+        """Of the marked queries."""
+        return Ballots(self.columns[kept], self.answers[kept], self.chances[kept])
+
     def heard_in_fitting(self, n_experts: int) -> list[Ballots]:
         """The sets of experts to be fitted on: all of them in small pools, else the best few."""
         if n_experts <= _ALL_SUBSETS:

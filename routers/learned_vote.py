@@ -6,8 +6,10 @@ many agree. Weights are one number an expert and a handful besides, so correlate
 weight where a naive Bayes vote counts them twice. It is fitted on what would have been heard from
 many sets of experts, so that it can say after every answer how likely the leading one is.
 
-Lengths of completions, how cleanly they were read and pairs of experts were tried as further
-features on recorded MMLU-Pro answers and brought nothing.
+Lengths of completions, how cleanly they were read, pairs of experts, letters, the number of
+options, a slope for each expert and the query's category or embedding were tried as further
+features on recorded MMLU-Pro answers, and so was a small network: within the noise of
+cross-validation none elects more right answers.
 """
 
 from __future__ import annotations

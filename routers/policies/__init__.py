@@ -19,9 +19,13 @@ from coe.routers.policies.adaptive import (
 from coe.routers.policies.budgets import COSTS, Priced, WithinLimit, costs_of, fit_multiplier
 from coe.routers.policies.catalog import (
     ADAPTIVE_POLICIES,
+    DESCRIPTIONS,
     POLICIES,
-    adaptive_policy_named,
+    PolicySpec,
+    check_spec,
     policy_named,
+    policy_of,
+    usual_k,
 )
 from coe.routers.policies.constraints import PerGroup, SessionAffinity
 from coe.routers.policies.guard import GuardedScorer
@@ -29,13 +33,17 @@ from coe.routers.policies.nulls import NullExperts, fit_theta
 from coe.routers.policies.priced_vote import PricedVote
 from coe.routers.policies.ranking import TopK
 from coe.routers.policies.replay import Replayed, replay, verdict_scores
+from coe.routers.policies.restricted import AdaptiveAmong, Among
 from coe.routers.policies.uncertainty import EntropySwitch, TopP, tsallis_entropy
 
 __all__ = [
     "ADAPTIVE_POLICIES",
     "COSTS",
+    "DESCRIPTIONS",
     "POLICIES",
+    "AdaptiveAmong",
     "AdaptiveVote",
+    "Among",
     "AskAll",
     "Cascade",
     "EarlyStoppingVote",
@@ -45,6 +53,7 @@ __all__ = [
     "IndependentVotes",
     "NullExperts",
     "PerGroup",
+    "PolicySpec",
     "Priced",
     "PricedVote",
     "Replayed",
@@ -53,13 +62,15 @@ __all__ = [
     "TopP",
     "VoteModel",
     "WithinLimit",
-    "adaptive_policy_named",
+    "check_spec",
     "costs_of",
     "fit_multiplier",
     "fit_theta",
     "majority",
     "policy_named",
+    "policy_of",
     "replay",
     "tsallis_entropy",
+    "usual_k",
     "verdict_scores",
 ]

@@ -20,10 +20,11 @@ from coe.routers.policies import (
     EarlyStoppingVote,
     FallbackOnUnreadable,
     IndependentVotes,
+    PolicySpec,
     PricedVote,
     TopK,
-    adaptive_policy_named,
     majority,
+    policy_of,
     replay,
     verdict_scores,
 )
@@ -279,13 +280,12 @@ def test_replay_refuses_what_it_cannot_replay() -> None:
             {"cost": "gib", "multiplier": 0.1, "n_options": 4},
             PricedVote("gib", 0.1, k_max=3, model=IndependentVotes(4)),
         ),
-        ("top-2", 1, {}, AskAll(TopK(2))),
     ],
 )
 def test_adaptive_policy_is_found_by_name(
     kind: str, k: int, options: dict[str, object], expected: AdaptivePolicy
 ) -> None:
-    assert adaptive_policy_named(kind, k, options) == expected
+    assert policy_of(PolicySpec(kind, k, options)) == expected
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_adaptive_policy_is_found_by_name(
         lambda: EarlyStoppingVote(3, 2),
         lambda: AdaptiveVote(3, 1.5),
         lambda: Cascade(cost="size"),
-        lambda: adaptive_policy_named("votes"),
+        lambda: policy_of(PolicySpec("votes")),
     ],
 )
 def test_wrong_settings_are_refused(build: Callable[[], object]) -> None:

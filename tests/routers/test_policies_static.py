@@ -314,7 +314,7 @@ def test_options_of_a_named_policy_reach_it() -> None:
         ("top-p", {"p": 2}, "p is 2; give 0 to 1"),
         ("top-p", {"shares": "even"}, "none of softmax, proportions"),
         ("null-experts", {}, "needs the option 'theta'"),
-        ("top-k", {"limit": 3}, "need a cost"),
+        ("top-k", {"limit": 3}, "limit needs a cost"),
         ("top-k", {"cost": "price", "limit": 3}, "unknown cost"),
         ("entropy-switch", {"low": 0.9, "high": 0.1}, "above high"),
     ],

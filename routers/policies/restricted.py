@@ -1,0 +1,50 @@
+"""Policies that see only some experts of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coe.experts import ExpertPool
+from coe.routing import AdaptivePolicy, FloatArray, Heard, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """The inner policy, as if the pool were the named experts alone.
+
+    Raises `UnknownExpert` for a name that the pool does not have.
+    """
+
+    inner: Policy
+    expert_ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.inner.name} of {len(self.expert_ids)}"
+
+    def choose(self, scores: FloatArray, pool: ExpertPool) -> tuple[str, ...]:
+        return self.inner.choose(*_seen(scores, pool, self.expert_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveAmong:
+    """`Among` for a policy that is asked again after each answer."""
+
+    inner: AdaptivePolicy
+    expert_ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.inner.name} of {len(self.expert_ids)}"
+
+    def next(self, scores: FloatArray, pool: ExpertPool, heard: Sequence[Heard]) -> str | None:
+        return self.inner.next(*_seen(scores, pool, self.expert_ids), heard)
+
+
+def _seen(
+    scores: FloatArray, pool: ExpertPool, expert_ids: Sequence[str]
+) -> tuple[FloatArray, ExpertPool]:
+    seen = pool.subset(expert_ids)
+    columns = [i for i, expert_id in enumerate(pool.ids) if expert_id in expert_ids]
+    return scores[columns], seen
