@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
-from coe.aggregation import Aggregator, MajorityVote, WantsScores
+from coe.aggregation import (
+    Aggregator,
+    AsksInTurn,
+    MajorityVote,
+    Read,
+    StopsEarly,
+    WantsScores,
+    Writes,
+    stated_answer,
+)
+from coe.asking import Asked, ask_in_turn, ask_together
 from coe.engines.base import Engine, closing_stream, collect
-from coe.errors import CoeError, EngineError, UnknownExpert
-from coe.routing import Router, RoutingDecision
+from coe.errors import CoeError, ContextOverflow, EngineError, UnknownExpert, UpstreamError
+from coe.routing import Heard, Router, RoutingDecision
+from coe.sessions import Sessions
 from coe.types import Completion, Delta, FinishReason, GenerationRequest, Query, Usage
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answering:
+    """An answer under way."""
+
+    decision: RoutingDecision
+    """Its experts are those whose answers took part, best first."""
+    deltas: AsyncIterator[Delta]
+    """Under the contract of `Engine.stream`."""
 
 
 class Composition:
@@ -20,52 +46,64 @@ class Composition:
         router: Router,
         engines: Mapping[str, Engine],
         aggregator: Aggregator | None = None,
+        read: Read = stated_answer,
+        failovers: int = 2,
         decides_slowly: bool = False,
     ) -> None:
-        """`decides_slowly`: deciding takes a model or a network, so it belongs in a thread."""
+        """`read`: what an adaptive policy compares of the completions it has heard.
+
+        `failovers`: how many further experts are tried where the routed one fails before its
+        first word. `decides_slowly`: deciding takes a model or a network, so it belongs in a
+        thread.
+        """
         missing = [expert_id for expert_id in router.pool.ids if expert_id not in engines]
         if missing:
             raise UnknownExpert(missing[0], engines)
         self.router = router
         self.engines = engines
         self.decides_slowly = decides_slowly
-        self._aggregator = aggregator or MajorityVote()
+        self.aggregator = aggregator or MajorityVote()
+        self._read = read
+        self._failovers = failovers
+        self._sessions = Sessions()
 
     def decide(self, request: GenerationRequest, pinned: str | None = None) -> RoutingDecision:
         """The experts that will answer; `pinned` names one and skips the router.
 
         Without reasons, which `Router.route` gives.
         """
-        query = Query.of_messages(request.messages, request.id)
+        previous = self._sessions.last_expert(request.session)
+        query = Query.of_messages(request.messages, request.id, previous)
         if pinned is None:
             return self.router.route(query, explain=False)
-        expert = self.router.pool.expert(pinned)
-        return RoutingDecision(
-            query.id, (expert.id,), {}, "pinned", (f"{expert.id} was asked for by name",)
-        )
+        return RoutingDecision.pinned(self.router.pool.expert(pinned).id, query.id)
+
+    @asynccontextmanager
+    async def answering(
+        self, request: GenerationRequest, decision: RoutingDecision
+    ) -> AsyncIterator[Answering]:
+        """One answer, which has begun when this is entered: who gives it is known by then.
+
+        A routed expert's own deltas pass through; if it fails before its first word, the next
+        best is asked. Recruited experts answer together and the aggregated answer comes whole;
+        its usage is the sum of theirs. Some of them may fail: if all do, the best one's error is
+        raised. A pinned expert is never replaced.
+        """
+        is_alone = len(decision.experts) == 1 and not self.router.is_adaptive
+        if decision.is_pinned or is_alone:
+            async with self._first_to_speak(request, decision) as answer:
+                self._sessions.answered(request.session, answer.decision.experts[0])
+                yield answer
+        else:
+            yield await self._together(request, decision)
 
     async def stream(
         self, request: GenerationRequest, decision: RoutingDecision
     ) -> AsyncGenerator[Delta, None]:
-        """One answer, piece by piece, under the contract of `Engine.stream`.
-
-        A routed expert's own deltas pass through. Recruited experts answer together and the
-        aggregated answer comes whole; its usage is the sum of theirs. Some of them may fail:
-        if all do, the best one's error is raised.
-        """
-        if len(decision.experts) == 1:
-            engine = self.engines[decision.experts[0]]
-            async with closing_stream(engine.stream(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            return
-        completions = await self._recruit(request, decision.experts)
-        aggregator = self._aggregator
-        if isinstance(aggregator, WantsScores):
-            aggregator = aggregator.with_scores(decision.scores)
-        text = await aggregator.aggregate(request, completions)
-        yield Delta(text=text)
-        yield Delta(finish_reason=_reason(text, completions), usage=_total(completions))
+        """The answer of `answering`, piece by piece."""
+        async with self.answering(request, decision) as answer:
+            async for delta in answer.deltas:
+                yield delta
 
     async def complete(self, request: GenerationRequest, decision: RoutingDecision) -> Completion:
         """The whole answer. Raises what the stream raises."""
@@ -77,25 +115,99 @@ class Composition:
             *(engine.stop(timeout_s) for engine in self.engines.values()), return_exceptions=True
         )
 
-    async def _recruit(
-        self, request: GenerationRequest, expert_ids: Sequence[str]
-    ) -> list[tuple[str, Completion]]:
-        answers = await asyncio.gather(
-            *(collect(id_, self.engines[id_].stream(request)) for id_ in expert_ids),
-            return_exceptions=True,
-        )
-        completions: list[tuple[str, Completion]] = []
+    @asynccontextmanager
+    async def _first_to_speak(
+        self, request: GenerationRequest, decision: RoutingDecision
+    ) -> AsyncIterator[Answering]:
         failures: list[CoeError] = []
-        for expert_id, answer in zip(expert_ids, answers, strict=True):
-            if isinstance(answer, Completion):
-                completions.append((expert_id, answer))
-            elif isinstance(answer, CoeError):
-                failures.append(answer)
-            else:
-                raise answer
-        if not completions:
-            raise failures[0] if failures else EngineError(expert_ids[0], "gave no answer")
-        return completions
+        for expert_id in self._candidates(decision, failures):
+            async with closing_stream(self.engines[expert_id].stream(request)) as deltas:
+                try:
+                    head = await _head(expert_id, deltas)
+                except (EngineError, ContextOverflow) as error:
+                    failures.append(error)
+                    _LOG.warning("expert %r was routed to and failed: %s", expert_id, error)
+                    continue
+                yield Answering(replace(decision, experts=(expert_id,)), _joined(head, deltas))
+                return
+        raise failures[0]
+
+    def _candidates(self, decision: RoutingDecision, failures: Sequence[CoeError]) -> Iterator[str]:
+        """The chosen expert, then the next best; none whose context is as short as one that
+        overflowed. `failures` grows while this is walked through.
+        """
+        first = decision.experts[0]
+        yield first
+        if decision.is_pinned:
+            return
+        ranked = sorted(decision.scores, key=lambda id_: -decision.scores[id_])
+        left = [id_ for id_ in ranked if id_ != first]
+        for expert_id in left:
+            if len(failures) > self._failovers:
+                return
+            too_short = [e.context_tokens for e in failures if isinstance(e, ContextOverflow)]
+            if self.router.pool.expert(expert_id).context_tokens > max(too_short, default=0):
+                yield expert_id
+
+    async def _together(self, request: GenerationRequest, decision: RoutingDecision) -> Answering:
+        aggregator = self.aggregator
+        if isinstance(aggregator, WantsScores):
+            aggregator = aggregator.with_scores(decision.scores)
+        asked = await self._ask(request, decision, aggregator)
+        if not asked.completions:
+            raise asked.failures[0]
+        experts = tuple(expert_id for expert_id, _ in asked.completions)
+        answer = await _aggregated(aggregator, request, asked.completions)
+        return Answering(replace(decision, experts=experts), _whole(answer))
+
+    async def _ask(
+        self, request: GenerationRequest, decision: RoutingDecision, aggregator: Aggregator
+    ) -> Asked:
+        chain = aggregator if isinstance(aggregator, AsksInTurn) else None
+        if chain is None and not self.router.is_adaptive:
+            stops = aggregator if isinstance(aggregator, StopsEarly) else None
+            return await ask_together(self.engines, request, decision.experts, stops)
+
+        def next_expert(heard: Sequence[Heard]) -> str | None:
+            return self.router.next_expert(decision, heard)
+
+        return await ask_in_turn(self.engines, request, next_expert, self._read, chain)
+
+
+async def _head(expert_id: str, deltas: AsyncIterator[Delta]) -> list[Delta]:
+    """The deltas up to the first word, or up to the end of an answer without words."""
+    head: list[Delta] = []
+    async for delta in deltas:
+        head.append(delta)
+        if delta.text or delta.finish_reason is not None:
+            return head
+    raise UpstreamError(expert_id, "the answer broke off before its first word")
+
+
+async def _joined(head: Sequence[Delta], rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    for delta in head:
+        yield delta
+    async for delta in rest:
+        yield delta
+
+
+async def _aggregated(
+    aggregator: Aggregator,
+    request: GenerationRequest,
+    completions: Sequence[tuple[str, Completion]],
+) -> Completion:
+    """One answer, with the usage of all that it took."""
+    asked = [completion.usage for _, completion in completions]
+    if isinstance(aggregator, Writes):
+        written = await aggregator.write(request, completions)
+        return replace(written, usage=_total([*asked, written.usage]))
+    text = await aggregator.aggregate(request, completions)
+    return Completion(text, _reason(text, completions), _total(asked))
+
+
+async def _whole(answer: Completion) -> AsyncIterator[Delta]:
+    yield Delta(text=answer.text)
+    yield Delta(finish_reason=answer.finish_reason, usage=answer.usage)
 
 
 def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishReason:
@@ -104,11 +216,11 @@ def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishR
     return next(reasons, "stop")
 
 
-def _total(completions: Sequence[tuple[str, Completion]]) -> Usage | None:
-    """The sum of what the experts used; None if one of them did not count."""
+def _total(usages: Sequence[Usage | None]) -> Usage | None:
+    """The sum; None if one was not counted."""
     total = Usage()
-    for _, completion in completions:
-        if completion.usage is None:
+    for usage in usages:
+        if usage is None:
             return None
-        total += completion.usage
+        total += usage
     return total

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coe.outcomes import OutcomeTable
 
 FloatArray = NDArray[np.floating]
+_PINNED = "pinned"
 
 
 class Encoder(Protocol):
@@ -76,6 +77,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsSession(Protocol):
+    """A policy that goes by who answered the session's last request, too."""
+
+    def for_session(self, previous: str | None) -> Policy:
+        """The policy for one request; None where nobody has answered yet."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What one expert that was asked has answered."""
@@ -107,18 +117,28 @@ class RoutingDecision:
 
     query_id: str
     experts: tuple[str, ...]
-    """Best first. One: routed; several: recruited."""
+    """Best first. One: routed; several: recruited. Of an adaptive policy the first one."""
     scores: Mapping[str, float]
     router: str
     """Scorer and policy, as `scorer/policy`."""
     reasons: tuple[str, ...] = ()
     """What decided it, in words a user can check."""
 
+    @classmethod
+    def pinned(cls, expert_id: str, query_id: str = "") -> RoutingDecision:
+        """An expert that was asked for by name."""
+        return cls(query_id, (expert_id,), {}, _PINNED, (f"{expert_id} was asked for by name",))
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the caller chose; such a decision is never changed."""
+        return self.router == _PINNED
+
 
 class Router:
     """A scorer, a policy and a pool. Immutable and free of side effects."""
 
-    def __init__(self, scorer: Scorer, policy: Policy, pool: ExpertPool) -> None:
+    def __init__(self, scorer: Scorer, policy: Policy | AdaptivePolicy, pool: ExpertPool) -> None:
         if scorer.expert_ids != pool.ids:
             raise PoolMismatch(
                 f"scorer {scorer.name!r}",
@@ -148,7 +168,22 @@ class Router:
         scores = self._checked_scores(asked)
         return [self._decide(query, row) for query, row in zip(asked, scores, strict=True)]
 
-    def with_policy(self, policy: Policy) -> Router:
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the policy asks one expert at a time and looks at the answers."""
+        return isinstance(self.policy, AdaptivePolicy)
+
+    def next_expert(self, decision: RoutingDecision, heard: Sequence[Heard]) -> str | None:
+        """Whom to ask after what was heard on a query, None to stop.
+
+        `heard` is in the order asked, empty at first. A static policy's experts come in turn.
+        """
+        if isinstance(self.policy, AdaptivePolicy):
+            row = np.array([decision.scores[id_] for id_ in self.pool.ids])
+            return self.policy.next(row, self.pool, heard)
+        return next((id_ for id_ in decision.experts[len(heard) :]), None)
+
+    def with_policy(self, policy: Policy | AdaptivePolicy) -> Router:
         """The same predictions under another policy."""
         return Router(self.scorer, policy, self.pool)
 
@@ -177,15 +212,25 @@ class Router:
         return scores
 
     def _decide(self, query: Query, row: FloatArray) -> RoutingDecision:
-        experts = self.policy.choose(row, self.pool)
+        experts = self._first_experts(row, query.previous_expert)
         if not experts:
             raise RoutingError(f"policy {self.policy.name!r} chose no expert")
         scores = {id_: float(score) for id_, score in zip(self.pool.ids, row, strict=True)}
         return RoutingDecision(query.id or uuid4().hex, experts, scores, self.name)
 
+    def _first_experts(self, row: FloatArray, previous: str | None) -> tuple[str, ...]:
+        policy = self.policy
+        if not isinstance(policy, AdaptivePolicy):
+            if isinstance(policy, KeepsSession):
+                policy = policy.for_session(previous)
+            return policy.choose(row, self.pool)
+        first = policy.next(row, self.pool, ())
+        return () if first is None else (first,)
+
     def _reasons(self, query: Query, decision: RoutingDecision) -> tuple[str, ...]:
         told = self.scorer.explain(query) if isinstance(self.scorer, Explainer) else ()
-        return (*told, _comparison(decision))
+        asks_on = f"{self.policy.name} may ask further experts once this one has answered"
+        return (*told, _comparison(decision), *([asks_on] if self.is_adaptive else []))
 
 
 def _comparison(decision: RoutingDecision) -> str:

@@ -29,6 +29,8 @@ class Query:
     id: str = ""
     category: str | None = None
     """The subject the caller already knows it to be about; None means unknown."""
+    previous_expert: str | None = None
+    """Who answered the conversation's last turn, and has it in its cache; None: nobody yet."""
 
     @classmethod
     def of(cls, query: Query | str) -> Query:
@@ -36,12 +38,13 @@ class Query:
         return query if isinstance(query, Query) else cls(text=query)
 
     @classmethod
-    def of_messages(cls, messages: Sequence[Message], id: str = "") -> Query:
+    def of_messages(
+        cls, messages: Sequence[Message], id: str = "", previous_expert: str | None = None
+    ) -> Query:
         """The last user turn of a conversation, which is what decides the routing."""
-        for message in reversed(messages):
-            if message.role == "user":
-                return cls(text=message.content, id=id)
-        return cls(text=messages[-1].content if messages else "", id=id)
+        turns = [message.content for message in messages if message.role == "user"]
+        turns = turns or [message.content for message in messages]
+        return cls(turns[-1] if turns else "", id, previous_expert=previous_expert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,12 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     id: str = ""
     """The query's id where it has one; recorded answers are looked up by it."""
+    session: str | None = None
+    """Requests of one name share a prefix, and are better off with one expert."""
+    priority: int = 0
+    """Higher goes first where experts have to be waited for."""
+    deadline_s: float | None = None
+    """The event loop's time by which it has to be finished; None: it may take what it takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,24 +10,25 @@ from uuid import uuid4
 
 from starlette.types import Receive, Scope, Send
 
-from coe.composition import Composition
-from coe.engines.base import closing_stream
+from coe.composition import Answering, Composition
+from coe.engines.base import collect
 from coe.errors import DeadlineExceeded, UpstreamError
+from coe.feedback_log import FeedbackLog
 from coe.routing import RoutingDecision
 from coe.service.chunks import DONE, ChunkWriter, completion_body, error_event
-from coe.service.errors import BodyTooSlow, ModelNotFound, NotJsonType, answer_for
+from coe.service.errors import BodyTooSlow, ModelNotFound, answer_for
 from coe.service.presence import while_connected
 from coe.service.reply import (
     Header,
     extra_headers,
     header_value,
     read_body,
-    request_header,
+    require_json,
     send_json,
 )
 from coe.service.settings import ServiceSettings
-from coe.service.wire import ChatCall, read_chat
-from coe.types import Delta, FinishReason
+from coe.service.wire import COMPLETION_PREFIX, ChatCall, read_chat
+from coe.types import Delta, FinishReason, Query
 
 _MAX_SCORES = 8
 _STREAM_HEADERS: tuple[Header, ...] = (
@@ -39,42 +40,59 @@ _STREAM_HEADERS: tuple[Header, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Listener:
-    """Who hears a stream, and under which request id."""
+    """Who hears the answer, and under which names."""
 
     send: Send
     request_id: str
+    decision_id: str
+    headers: list[Header]
+    """What the response will carry besides its own; grows with what is known."""
     until_s: float
     """When the request's time is up, on the event loop's clock."""
+
+    @property
+    def completion_id(self) -> str:
+        return COMPLETION_PREFIX + self.decision_id
 
 
 class ChatCompletions:
     """The ASGI app behind the route. Raises every error that comes before the first byte."""
 
-    def __init__(self, composition: Composition, settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        composition: Composition,
+        settings: ServiceSettings,
+        feedback: FeedbackLog | None = None,
+    ) -> None:
         self._composition = composition
         self._settings = settings
+        self._feedback = feedback
         self._model_names = (settings.model_name, *composition.router.pool.ids)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _require_json(scope)
+        require_json(scope)
         until_s = asyncio.get_running_loop().time() + self._settings.request_timeout_s
         call = read_chat(await self._body(receive, until_s))
         async with while_connected(receive):
             async with self._deadline(until_s):
                 decision = await self._decide(call)
-            decision_id = decision.query_id or uuid4().hex
-            extra_headers(scope).extend(decision_headers(decision, decision_id))
-            completion_id = f"chatcmpl-{decision_id}"
-            experts = decision.experts
-            model = experts[0] if len(experts) == 1 else self._settings.model_name
+            listener = _Listener(
+                send,
+                scope["coe.request_id"],
+                decision.query_id or uuid4().hex,
+                extra_headers(scope),
+                until_s,
+            )
             if call.is_streamed:
-                chunks = ChunkWriter(completion_id, model, call.wants_usage)
-                listener = _Listener(send, scope["coe.request_id"], until_s)
-                await self._stream(call, decision, chunks, listener)
+                await self._stream(call, decision, listener)
                 return
-            async with self._deadline(until_s):
-                completion = await self._composition.complete(call.generation, decision)
-        await send_json(send, completion_body(completion_id, model, completion))
+            async with (
+                self._deadline(until_s),
+                self._answering(call, decision, listener) as answer,
+            ):
+                completion = await collect(answer.decision.experts[0], answer.deltas)
+        body = completion_body(listener.completion_id, self._model_of(answer), completion)
+        await send_json(send, body)
 
     async def _body(self, receive: Receive, until_s: float) -> bytes:
         try:
@@ -92,9 +110,30 @@ class ChatCompletions:
             return await asyncio.to_thread(self._composition.decide, call.generation)
         return self._composition.decide(call.generation)
 
-    async def _stream(
-        self, call: ChatCall, decision: RoutingDecision, chunks: ChunkWriter, listener: _Listener
-    ) -> None:
+    @asynccontextmanager
+    async def _answering(
+        self, call: ChatCall, decision: RoutingDecision, listener: _Listener
+    ) -> AsyncIterator[Answering]:
+        """The answer, begun, with headers that tell who gives it.
+
+        Until it has begun they tell who was to give it, so that a failure names them, too.
+        """
+        headers, n_before = listener.headers, len(listener.headers)
+        headers += decision_headers(decision, listener.decision_id)
+        async with self._composition.answering(call.generation, decision) as answer:
+            headers[n_before:] = decision_headers(answer.decision, listener.decision_id)
+            if self._feedback is not None:
+                text = Query.of_messages(call.generation.messages).text
+                answered = answer.decision.experts
+                self._feedback.remember(listener.decision_id, text, decision, answered)
+            yield answer
+
+    def _model_of(self, answer: Answering) -> str:
+        """The expert, where one answered alone."""
+        experts = answer.decision.experts
+        return experts[0] if len(experts) == 1 else self._settings.model_name
+
+    async def _stream(self, call: ChatCall, decision: RoutingDecision, listener: _Listener) -> None:
         """Sends no header before the first delta, so that what fails until then has a status.
 
         What fails later becomes an error event, and the response is left without its end: the
@@ -105,9 +144,11 @@ class ChatCompletions:
         try:
             async with (
                 self._deadline(listener.until_s),
-                closing_stream(self._deltas(call, decision)) as deltas,
+                self._answering(call, decision, listener) as answer,
             ):
-                async for delta in deltas:
+                model = self._model_of(answer)
+                chunks = ChunkWriter(listener.completion_id, model, call.wants_usage)
+                async for delta in _whole(answer):
                     events = _events(delta, chunks, call.wants_usage)
                     if not is_started:
                         await send(_stream_start())
@@ -120,17 +161,6 @@ class ChatCompletions:
             await send(_piece(error_event(answer_for(error, listener.request_id).envelope)))
             return
         await send({"type": "http.response.body", "body": DONE})
-
-    async def _deltas(self, call: ChatCall, decision: RoutingDecision) -> AsyncIterator[Delta]:
-        """The composition's stream without empty deltas, ending with a finish reason or raising."""
-        reason: FinishReason | None = None
-        async with closing_stream(self._composition.stream(call.generation, decision)) as deltas:
-            async for delta in deltas:
-                reason = delta.finish_reason or reason
-                if delta.text or delta.finish_reason:
-                    yield delta
-        if reason is None:
-            raise UpstreamError(decision.experts[0], "the answer broke off before its end")
 
     @asynccontextmanager
     async def _deadline(self, until_s: float) -> AsyncIterator[None]:
@@ -147,16 +177,15 @@ class ChatCompletions:
             ) from None
 
 
-def _require_json(scope: Scope) -> None:
-    """Refuses what a web page may send to any address without having to ask first.
-
-    A page's form or `fetch` can carry any body, but `application/json` only after a preflight,
-    which this gateway does not grant.
-    """
-    given = request_header(scope, b"content-type")
-    content_type = None if given is None else given.decode("latin-1")
-    if (content_type or "").partition(";")[0].strip().lower() != "application/json":
-        raise NotJsonType(content_type)
+async def _whole(answer: Answering) -> AsyncIterator[Delta]:
+    """The answer without empty deltas, ending with a finish reason or raising."""
+    reason: FinishReason | None = None
+    async for delta in answer.deltas:
+        reason = delta.finish_reason or reason
+        if delta.text or delta.finish_reason:
+            yield delta
+    if reason is None:
+        raise UpstreamError(answer.decision.experts[0], "the answer broke off before its end")
 
 
 def decision_headers(decision: RoutingDecision, decision_id: str) -> list[Header]:

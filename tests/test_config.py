@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coe.config import load_config
+from coe.config import AggregatorConfig, load_config
 from coe.errors import ConfigError
 from coe.experts import OpenAISpec, Price, ScriptedSpec
 
@@ -120,7 +120,26 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
         (f"experts: [{EXPERT}]\nencoder: {{kind: endpoint}}", "encoder", ["base_url"]),
         (f"experts: [{EXPERT}]\nlocal_memory_gib: .inf", "local_memory_gib", ["finite"]),
         (f"experts: [{EXPERT}]\nrouter: {{artifact: '~no-such-user/x'}}", None, ["usable path"]),
-        (f"experts: [{EXPERT}]\nrouter: {{aggregator: best}}", "router.aggregator", ["'majority'"]),
+        (
+            f"experts: [{EXPERT}]\nrouter: {{aggregator: best}}",
+            "router.aggregator.kind",
+            ["'majority'"],
+        ),
+        (
+            f"experts: [{EXPERT}]\nrouter: {{aggregator: llm}}",
+            "router.aggregator.expert",
+            ["needs the id"],
+        ),
+        (
+            f"experts: [{EXPERT}]\nrouter: {{aggregator: {{kind: llm, expert: b}}}}",
+            "router.aggregator.expert",
+            ["no expert 'b'"],
+        ),
+        (
+            f"experts: [{EXPERT}]\nrouter: {{aggregator: {{kind: chain, expert: a}}}}",
+            "router.aggregator.expert",
+            ["only kind 'llm'"],
+        ),
         ("experts: [{id: coe, engine: {kind: scripted}}]", "experts[0].id", ["another id"]),
         (
             "experts: [{id: a, engine: {kind: openai, base_url: 'http://me:secret@x/v1'}}]",
@@ -141,6 +160,27 @@ def test_wrong_file_is_explained(
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("weighted", AggregatorConfig("weighted")),
+        ("{kind: chain, max_chars: 9}", AggregatorConfig("chain", None, 9)),
+        ("{kind: llm, expert: a}", AggregatorConfig("llm", "a")),
+    ],
+)
+def test_aggregator_is_a_name_or_a_mapping(
+    tmp_path: Path, text: str, expected: AggregatorConfig
+) -> None:
+    file = _write(tmp_path, f"experts: [{EXPERT}]\nrouter: {{aggregator: {text}}}")
+    assert load_config(file).router.aggregator == expected
+
+
+def test_feedback_file_lies_beside_the_pools_file(tmp_path: Path) -> None:
+    file = _write(tmp_path, f"experts: [{EXPERT}]\nrouter: {{feedback: heard.jsonl, failovers: 0}}")
+    router = load_config(file).router
+    assert (router.feedback, router.failovers) == (tmp_path / "heard.jsonl", 0)
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from coe.config.complaints import config_error
 from coe.config.reading import read_yaml
 from coe.config.schema import (
     AggregatorKind,
+    AggregatorModel,
     EncoderKind,
     EncoderModel,
     ExpertModel,
@@ -60,9 +61,21 @@ class PolicyConfig:
     """How scores become experts."""
 
     kind: str = "top-1"
-    k: int = 1
+    k: int | None = None
+    """None: the kind's usual number."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What only this kind understands; checked where policies are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorConfig:
+    """How several experts' answers become one."""
+
+    kind: AggregatorKind = "majority"
+    expert: str | None = None
+    """The expert that writes the one answer, where an LLM does."""
+    max_chars: int = 4000
+    """Most characters of each answer that another expert is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,13 @@ class RouterConfig:
     scorer: str
     artifact: Path
     policy: PolicyConfig
-    aggregator: AggregatorKind = "majority"
-    """How several experts' answers become one."""
+    aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     outcomes: Path | None = None
     """Recorded outcomes that `coe fit` fits on where the command names none."""
+    failovers: int = 2
+    """How many further experts are tried where the routed one fails before its first word."""
+    feedback: Path | None = None
+    """Where decisions and what clients thought of them are kept; None keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +127,41 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         raise ConfigError(str(error), file=str(file), key="fallback") from None
     except ConfigError as error:
         raise ConfigError(error.problem, file=str(file), key=error.key) from None
-    policy = PolicyConfig(**parsed.router.policy.model_dump())
-    outcomes = parsed.router.outcomes
-    router = RouterConfig(
-        parsed.router.scorer,
-        _resolved(parsed.router.artifact, file),
-        policy,
-        parsed.router.aggregator,
-        None if outcomes is None else _resolved(outcomes, file),
-    )
+    router = parsed.router
     return Config(
         file,
         pool,
-        router,
+        RouterConfig(
+            scorer=router.scorer,
+            artifact=_resolved(router.artifact, file),
+            policy=PolicyConfig(**router.policy.model_dump()),
+            aggregator=_aggregator(router.aggregator, pool, file),
+            outcomes=None if router.outcomes is None else _resolved(router.outcomes, file),
+            failovers=router.failovers,
+            feedback=None if router.feedback is None else _resolved(router.feedback, file),
+        ),
         _encoder(parsed.encoder, file),
         parsed.local_memory_gib,
         parsed.local_threads,
         parsed.startup_timeout_s,
     )
+
+
+def _aggregator(parsed: AggregatorModel, pool: ExpertPool, file: Path) -> AggregatorConfig:
+    key = "router.aggregator.expert"
+    if (parsed.kind == "llm") != (parsed.expert is not None):
+        problem = (
+            "kind 'llm' needs the id of the expert that writes the answer"
+            if parsed.expert is None
+            else f"only kind 'llm' is given an expert, not {parsed.kind!r}"
+        )
+        raise ConfigError(problem, file=str(file), key=key)
+    if parsed.expert is not None:
+        try:
+            pool.expert(parsed.expert)
+        except UnknownExpert as error:
+            raise ConfigError(str(error), file=str(file), key=key) from None
+    return AggregatorConfig(**parsed.model_dump())
 
 
 def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:

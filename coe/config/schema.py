@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-AggregatorKind = Literal["majority", "weighted", "first"]
+AggregatorKind = Literal["majority", "weighted", "learned", "first", "chain", "llm"]
 EncoderKind = Literal["static", "onnx", "sentence-transformers", "endpoint"]
 
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
@@ -88,8 +88,14 @@ class EncoderModel(Strict):
 
 class PolicyModel(Strict):
     kind: str = "top-1"
-    k: int = Field(1, ge=1)
+    k: int | None = Field(None, ge=1)
     options: dict[str, str | int | float | bool | dict[str, str]] = Field(default_factory=dict)
+
+
+class AggregatorModel(Strict):
+    kind: AggregatorKind = "majority"
+    expert: str | None = None
+    max_chars: int = Field(4000, ge=1)
 
 
 class RouterModel(Strict):
@@ -97,7 +103,15 @@ class RouterModel(Strict):
     artifact: str = "router"
     outcomes: str | None = None
     policy: PolicyModel = Field(default_factory=lambda: PolicyModel())
-    aggregator: AggregatorKind = "majority"
+    aggregator: AggregatorModel = Field(default_factory=lambda: AggregatorModel())
+    failovers: int = Field(2, ge=0)
+    feedback: str | None = None
+
+    @field_validator("aggregator", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: object) -> object:
+        """`aggregator: majority` is short for `aggregator: {kind: majority}`."""
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class FileModel(Strict):
@@ -122,5 +136,6 @@ PLACES: Mapping[str, type[Strict]] = {
     "footprint": FootprintModel,
     "router": RouterModel,
     "policy": PolicyModel,
+    "aggregator": AggregatorModel,
     "encoder": EncoderModel,
 }

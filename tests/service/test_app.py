@@ -122,10 +122,18 @@ async def test_chat_refuses_an_unknown_model(client: httpx.AsyncClient) -> None:
 
 
 async def test_chat_refuses_an_overlong_prompt(client: httpx.AsyncClient) -> None:
-    response = await client.post(CHAT, json=ask("sums " * 80))
+    response = await client.post(CHAT, json=ask("sums " * 80, model="sums"))
     assert response.status_code == 400
     error = error_of(response)
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+
+
+async def test_chat_routes_an_overlong_prompt_to_a_longer_context(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.post(CHAT, json=ask("sums " * 80))
+    assert response.status_code == 200
+    assert response.headers["x-coe-expert"] != "sums"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -85,7 +85,7 @@ def test_client_raises_bad_request(ai: openai.OpenAI) -> None:
         ai.chat.completions.create(model="coe", messages=[])
     assert caught.value.param == "messages"
     with pytest.raises(openai.BadRequestError) as caught:
-        ai.chat.completions.create(model="coe", messages=said("sums " * 80))
+        ai.chat.completions.create(model="sums", messages=said("sums " * 80))
     assert caught.value.code == "context_length_exceeded"
 
 

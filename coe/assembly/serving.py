@@ -1,0 +1,177 @@
+"""What answers requests: a router read from its fitted artifact, engines and an aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coe.aggregation import (
+    Aggregator,
+    Chain,
+    First,
+    LLMAggregator,
+    MajorityVote,
+    WeightedVote,
+    stated_answer,
+)
+from coe.assembly.annotating import asks_an_expert, serving_kind
+from coe.assembly.engines import encoder_for, engines_for
+from coe.assembly.scorers import configured_kind
+from coe.composition import Composition
+from coe.config import AggregatorConfig, Config, load_config
+from coe.engines.base import Engine, collect
+from coe.errors import ConfigError, PoolMismatch
+from coe.routers.artifacts import Artifact
+from coe.routers.baselines import RandomScorer
+from coe.routers.calibrated import CalibratedScorer, calibration_of
+from coe.routers.learned_vote import LearnedVote
+from coe.routers.policies import PolicySpec, check_spec, policy_of, usual_k
+from coe.routers.policies.guard import JudgedScorer, Verdict
+from coe.routing import AdaptivePolicy, Policy, Router, Scorer
+from coe.types import Completion, GenerationRequest
+
+_FIX = "fit it again with `coe fit`"
+_NOTHING_FITTED: Mapping[str, Artifact] = {}
+
+
+def load_composition(source: Path | Config) -> Composition:
+    """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked."""
+    config = source if isinstance(source, Config) else load_config(source)
+    artifact = _artifact(config)
+    engines = engines_for(config)
+    return Composition(
+        _router(config, artifact),
+        engines,
+        aggregator_for(config.router.aggregator, engines, _vote(config, artifact)),
+        failovers=config.router.failovers,
+        decides_slowly=_decides_slowly(config, artifact),
+    )
+
+
+def load_router(source: Path | Config) -> Router:
+    """The router of an `experts.yaml`, read from its fitted artifact."""
+    config = source if isinstance(source, Config) else load_config(source)
+    return _router(config, _artifact(config))
+
+
+def aggregator_for(
+    config: AggregatorConfig, engines: Mapping[str, Engine], vote: LearnedVote | None = None
+) -> Aggregator:
+    """Votes compare the answers that completions state, not their whole texts.
+
+    `vote` is what was fitted for kind "learned".
+    """
+    if config.kind == "learned":
+        if vote is None:
+            raise ConfigError(f"a learned vote has to be fitted; {_FIX}", key="router.aggregator")
+        return vote
+    if config.kind == "llm":
+        writer = config.expert or ""
+
+        async def generate(request: GenerationRequest) -> Completion:
+            return await collect(writer, engines[writer].stream(request))
+
+        otherwise = MajorityVote(read=stated_answer)
+        return LLMAggregator(generate, max_chars=config.max_chars, otherwise=otherwise)
+    if config.kind == "chain":
+        return Chain(config.max_chars)
+    if config.kind == "first":
+        return First()
+    if config.kind == "weighted":
+        return WeightedVote({}, read=stated_answer)
+    return MajorityVote(read=stated_answer)
+
+
+def spec_for(config: Config) -> PolicySpec:
+    """The configured policy, its names checked; a `ConfigError` names the file and the key."""
+    named = config.router.policy
+    k = usual_k(named.kind) if named.k is None else named.k
+    spec = PolicySpec(named.kind, k, named.options)
+    try:
+        check_spec(spec)
+    except ConfigError as error:
+        raise _of_policy(config, error) from None
+    return spec
+
+
+def _artifact(config: Config) -> Artifact | None:
+    """What `coe fit` wrote, checked against the configuration; None where nothing is fitted."""
+    spec = spec_for(config)  # told before anything is read
+    if config.router.scorer == RandomScorer.name:
+        if not spec.is_tuned or config.router.aggregator.kind == "learned":
+            raise ConfigError(
+                "`random` is not fitted, and neither is anything for it; choose another scorer",
+                file=str(config.file),
+                key="router.scorer",
+            )
+        return None
+    configured_kind(config)
+    artifact = Artifact.load(config.router.artifact)
+    if artifact.manifest.scorer != config.router.scorer:
+        raise PoolMismatch(
+            f"router artifact {config.router.artifact.name!r}",
+            artifact.manifest.scorer,
+            config.router.scorer,
+            _FIX,
+        )
+    return artifact
+
+
+def _router(config: Config, artifact: Artifact | None) -> Router:
+    policy = _policy(config, artifact)
+    if artifact is None:
+        return Router(RandomScorer(config.pool.ids), policy, config.pool)
+    encoder = encoder_for(config.encoder)
+    artifact.check(config.pool.ids, encoder.name)
+    try:
+        scorer: Scorer = serving_kind(config, artifact).restore(artifact, encoder)
+        if "calibration" in artifact.parts:
+            calibration = calibration_of(artifact.parts["calibration"])
+            scorer = CalibratedScorer(scorer, calibration)
+        if artifact.manifest.guard is not None:
+            scorer = JudgedScorer(scorer, Verdict.of_manifest(artifact.manifest.guard))
+    except KeyError as error:
+        raise ConfigError(
+            f"damaged router artifact (it lacks {error}); {_FIX}",
+            file=str(config.router.artifact),
+        ) from None
+    return Router(scorer, policy, config.pool)
+
+
+def _decides_slowly(config: Config, artifact: Artifact | None) -> bool:
+    asks = artifact is not None and asks_an_expert(artifact)
+    return asks or config.encoder.kind != "static"
+
+
+def _policy(config: Config, artifact: Artifact | None) -> Policy | AdaptivePolicy:
+    spec = spec_for(config)
+    if not spec.is_tuned:
+        parts = _NOTHING_FITTED if artifact is None else artifact.parts
+        found = parts["policy"].manifest.settings if "policy" in parts else {}
+        if found.get("given") != str(spec):
+            raise ConfigError(
+                f"numbers for {spec} are not fitted yet; {_FIX}",
+                file=str(config.file),
+                key="router.policy",
+            )
+        spec = PolicySpec.parsed(found["tuned"])
+    try:
+        return policy_of(spec, _vote(config, artifact))
+    except ConfigError as error:
+        raise _of_policy(config, error) from None
+
+
+def _vote(config: Config, artifact: Artifact | None) -> LearnedVote | None:
+    """The fitted vote where the aggregator is one; adaptive policies then believe it, too."""
+    if config.router.aggregator.kind != "learned" or artifact is None:
+        return None
+    if "vote" not in artifact.parts:
+        raise ConfigError(
+            f"the vote is not fitted yet; {_FIX}", file=str(config.file), key="router.aggregator"
+        )
+    return LearnedVote(artifact.parts["vote"], read=stated_answer)
+
+
+def _of_policy(config: Config, error: ConfigError) -> ConfigError:
+    key = "router.policy" + (f".options.{error.key}" if error.key else "")
+    return ConfigError(error.problem, file=str(config.file), key=key)
