@@ -1,0 +1,94 @@
+"""Whatever is cut off, what was finished is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coe.errors import ConfigError
+from coe.service.batches.journal import Journal
+
+
+def _answer(custom_id: str, text: str = "yes") -> bytes:
+    return orjson.dumps(
+        {"custom_id": custom_id, "response": {"status_code": 200, "body": {"text": text}}}
+    )
+
+
+def _journal_file(folder: Path) -> Path:
+    return folder / ".out.jsonl.journal"
+
+
+def _input(folder: Path, text: str = "requests") -> Path:
+    file = folder / "in.jsonl"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_finished_run_leaves_the_output_alone_in_the_order_asked(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.jsonl", _input(tmp_path)) as journal:
+        for custom_id in ("b", "a"):
+            journal.add(custom_id, _answer(custom_id))
+        journal.finish(["a", "b"])
+    assert (tmp_path / "out.jsonl").read_bytes() == _answer("a") + b"\n" + _answer("b") + b"\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(n_bytes_lost=st.integers(0, 400), n_done=st.integers(0, 4))
+def test_a_journal_cut_anywhere_keeps_every_whole_line(n_bytes_lost: int, n_done: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = _input(folder)
+        with Journal(folder / "out.jsonl", file) as journal:
+            for i in range(n_done):
+                journal.add(str(i), _answer(str(i)))
+        whole = _journal_file(folder).read_bytes()
+        cut = whole[: max(0, len(whole) - n_bytes_lost)]
+        _journal_file(folder).write_bytes(cut)
+        kept = [str(i) for i in range(n_done) if _answer(str(i)) in cut]
+        with Journal(folder / "out.jsonl", file) as journal:
+            assert sorted(journal.done) == kept
+            for i in range(n_done):
+                if str(i) not in kept:
+                    journal.add(str(i), _answer(str(i)))
+        with Journal(folder / "out.jsonl", file) as journal:
+            assert sorted(journal.done) == [str(i) for i in range(n_done)]
+            journal.finish([str(i) for i in range(n_done)])
+        lines = (folder / "out.jsonl").read_bytes().splitlines()
+        assert lines == [_answer(str(i)) for i in range(n_done)]
+
+
+def test_another_input_is_not_mixed_in(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.jsonl", _input(tmp_path)) as journal:
+        journal.add("a", _answer("a"))
+    with (
+        pytest.raises(ConfigError, match="begun for another input"),
+        Journal(tmp_path / "out.jsonl", _input(tmp_path, "others")),
+    ):
+        pass
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    file = _input(tmp_path)
+    with (
+        Journal(tmp_path / "out.jsonl", file),
+        pytest.raises(ConfigError, match="another run"),
+        Journal(tmp_path / "out.jsonl", file),
+    ):
+        pass
+
+
+def test_an_output_that_exists_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("precious", encoding="utf-8")
+    with (
+        pytest.raises(ConfigError, match="exists"),
+        Journal(tmp_path / "out.jsonl", _input(tmp_path)),
+    ):
+        pass
+    assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "precious"

@@ -1,0 +1,89 @@
+"""A batch file is read whole or refused with the numbers of its wrong lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coe.errors import DatasetError
+from coe.service.batches.lines import URL, read_requests
+
+MODELS = ("coe", "sums")
+
+
+def _line(id_: str = "1", **changed: Any) -> dict[str, Any]:
+    body = {"model": "coe", "messages": [{"role": "user", "content": "hi"}]}
+    return {"custom_id": id_, "method": "POST", "url": URL, "body": body} | changed
+
+
+def _file(folder: Path, *lines: object) -> Path:
+    file = folder / "in.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts), encoding="utf-8")
+    return file
+
+
+def test_requests_are_read_in_order(tmp_path: Path) -> None:
+    pinned = {"model": "sums", "messages": [{"role": "user", "content": "2+2"}]}
+    read = read_requests(_file(tmp_path, _line("b"), "", _line("a", body=pinned)), MODELS)
+    assert [request.custom_id for request in read] == ["b", "a"]
+    assert [request.call.model for request in read] == ["coe", "sums"]
+    assert [request.call.generation.id for request in read] == ["b", "a"]
+    assert len({request.request_id for request in read}) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object"),
+        (_line("a", custom_id=7), "custom_id must be a string"),
+        (_line("a", url="/v1/embeddings"), f"only POST {URL}"),
+        (_line("a", method="GET"), f"only POST {URL}"),
+        (_line("a", more=1), "unknown key 'more'"),
+        (_line("a", body={"model": "coe"}), "body: messages is required"),
+        (
+            _line("a", body={"model": "sum", "messages": [{"role": "user", "content": "x"}]}),
+            "no model 'sum' .*did you mean 'sums'",
+        ),
+        (
+            _line(
+                "a",
+                body={
+                    "model": "coe",
+                    "stream": True,
+                    "messages": [{"role": "user", "content": "x"}],
+                },
+            ),
+            "stream cannot be true",
+        ),
+        (_line("1"), "'1' was used before"),
+    ],
+)
+def test_a_wrong_line_is_told_by_number(tmp_path: Path, line: object, words: str) -> None:
+    with pytest.raises(DatasetError, match=f"line 2: .*{words}"):
+        read_requests(_file(tmp_path, _line(), line), MODELS)
+
+
+def test_the_first_few_wrong_lines_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"line 1: .*line 5: ") as caught:
+        read_requests(_file(tmp_path, *["{"] * 9), MODELS)
+    assert "line 6" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["custom_id", "method", "url", "body"])
+def test_a_missing_key_is_named(tmp_path: Path, missing: str) -> None:
+    line = _line()
+    del line[missing]
+    with pytest.raises(DatasetError, match=f"{missing} is missing"):
+        read_requests(_file(tmp_path, line), MODELS)
+
+
+def test_a_file_without_requests_or_without_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no request"):
+        read_requests(_file(tmp_path, ""), MODELS)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_requests(tmp_path / "none.jsonl", MODELS)

@@ -1,0 +1,155 @@
+"""A batch is answered once, whatever happens in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from coe.composition import Composition
+from coe.engines.scripted import ScriptedEngine
+from coe.experts import Expert, ExpertPool, ScriptedSpec
+from coe.routers.policies import TopK
+from coe.routing import FloatArray, Router
+from coe.scheduling import Site, SwapScheduler, Tenant
+from coe.scheduling.dispatcher import Dispatcher
+from coe.scheduling.hosted import HostedEngine
+from coe.service.batches.journal import Journal
+from coe.service.batches.lines import URL, read_requests
+from coe.service.batches.running import BatchSummary, run_batch
+from coe.types import Query
+
+
+class ByLength:
+    """Routes by the length of the question, over and over through the pool."""
+
+    name = "by-length"
+
+    def __init__(self, expert_ids: Sequence[str]) -> None:
+        self.expert_ids = tuple(expert_ids)
+
+    def score(self, queries: Sequence[Query]) -> FloatArray:
+        n = len(self.expert_ids)
+        return np.array([np.eye(n)[len(query.text) % n] for query in queries])
+
+
+class Counting(ScriptedEngine):
+    """Counts how often it was started."""
+
+    starts = 0
+
+    async def _start(self) -> None:
+        self.starts += 1
+
+
+class Pool:
+    """Three experts and room for one."""
+
+    def __init__(self, **specs: ScriptedSpec) -> None:
+        experts = tuple(
+            Expert(id_, specs.get(id_, ScriptedSpec(default=f"{id_} says"))) for id_ in "abc"
+        )
+        pool = ExpertPool(experts)
+        self.inner = {expert.id: Counting(expert) for expert in experts}
+        site = Site({"gpu": 1.0}, tuple(Tenant(id_, gib=1.0) for id_ in pool.ids))
+        dispatcher = Dispatcher(self.inner, lambda effects: SwapScheduler(site, effects))
+        engines = {id_: HostedEngine(engine, dispatcher) for id_, engine in self.inner.items()}
+        self.composition = Composition(
+            Router(ByLength(pool.ids), TopK(1), pool), engines, failovers=0
+        )
+
+    @property
+    def starts(self) -> int:
+        return sum(engine.starts for engine in self.inner.values())
+
+    @property
+    def n_asked(self) -> int:
+        return sum(len(engine.requests) for engine in self.inner.values())
+
+
+def _write(folder: Path, n: int) -> Path:
+    file = folder / "in.jsonl"
+    lines = []
+    for i in range(n):
+        model = "c" if i % 7 == 0 else "coe"
+        body = {"model": model, "messages": [{"role": "user", "content": "x" * (i + 1)}]}
+        lines.append({"custom_id": f"r{i}", "method": "POST", "url": URL, "body": body})
+    file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines))
+    return file
+
+
+async def _run(pool: Pool, folder: Path, file: Path, *, retry_failed: bool = False) -> BatchSummary:
+    requests = read_requests(file, ("coe", "a", "b", "c"))
+    with Journal(folder / "out.jsonl", file) as journal:
+        return await run_batch(
+            pool.composition, requests, journal, "coe", retry_failed=retry_failed
+        )
+
+
+async def test_each_expert_is_loaded_once_and_answers_come_in_order(tmp_path: Path) -> None:
+    pool = Pool()
+    summary = await _run(pool, tmp_path, _write(tmp_path, 60))
+    answers = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"r{i}" for i in range(60)]
+    experts = ["c" if i % 7 == 0 else "abc"[(i + 1) % 3] for i in range(60)]
+    assert [answer["response"]["body"]["coe"]["experts"] for answer in answers] == [
+        [id_] for id_ in experts
+    ]
+    assert (summary.n_requests, summary.n_failed, summary.n_tokens) == (60, 0, 60 * 3)
+    assert pool.starts == 3
+
+
+async def test_a_run_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    file = _write(tmp_path, 40)
+    pool = Pool(b=ScriptedSpec(default="b says", tokens_per_s=1e-3))
+    running = asyncio.ensure_future(_run(pool, tmp_path, file))
+    journal = tmp_path / ".out.jsonl.journal"
+    n_quick = sum(1 for i in range(40) if i % 7 == 0 or "abc"[(i + 1) % 3] == "a")
+    while not journal.exists() or journal.read_bytes().count(b"\n") <= n_quick // 2:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    n_kept = journal.read_bytes().count(b"\n") - 1
+    assert not (tmp_path / "out.jsonl").exists()
+    again = Pool()
+    summary = await _run(again, tmp_path, file)
+    assert summary.n_resumed == n_kept
+    assert again.n_asked == 40 - n_kept
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 40
+
+
+async def test_a_failure_is_a_line_of_its_own_and_can_be_asked_again(tmp_path: Path) -> None:
+    file = _write(tmp_path, 12)
+    dead = ScriptedSpec(default="b says", fail_after_tokens=0)
+    requests = read_requests(file, ("coe", "a", "b", "c"))
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        summary = await run_batch(Pool(b=dead).composition, requests, journal, "coe")
+    failed = [
+        line
+        for line in map(orjson.loads, (tmp_path / "out.jsonl").read_bytes().splitlines())
+        if line["response"]["status_code"] != 200
+    ]
+    assert len(failed) == summary.n_failed > 0
+    assert {line["response"]["status_code"] for line in failed} == {502}
+    assert all(line["response"]["body"]["error"]["code"] for line in failed)
+
+
+async def test_only_what_failed_is_asked_again(tmp_path: Path) -> None:
+    file = _write(tmp_path, 12)
+    requests = read_requests(file, ("coe", "a", "b", "c"))
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        for request in requests:
+            is_failure = request.custom_id in ("r3", "r4")
+            line = {
+                "custom_id": request.custom_id,
+                "response": {"status_code": 502 if is_failure else 200},
+            }
+            journal.add(request.custom_id, orjson.dumps(line))
+    pool = Pool()
+    summary = await _run(pool, tmp_path, file, retry_failed=True)
+    assert (summary.n_resumed, summary.n_failed, pool.n_asked) == (10, 0, 2)
