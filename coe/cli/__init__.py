@@ -15,6 +15,7 @@ from coe.cli.eval import eval_app
 from coe.cli.fit import fit
 from coe.cli.init import init
 from coe.cli.options import with_given_config
+from coe.cli.place import analyze, place
 from coe.cli.route import route
 from coe.cli.serve import serve
 from coe.errors import CoeError, ConfigError, DatasetError, RoutingError
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init, serve, route, ask, batch, fit):
+for command in (init, serve, route, ask, batch, fit, place, analyze):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 
