@@ -1,29 +1,35 @@
-"""Routers judged on a table of outcomes, beside random, best single and oracle."""
+"""Judged policies as rows of a report, beside random, best single and oracle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from coe.aggregation import Aggregator, MajorityVote
-from coe.errors import DatasetError, PoolMismatch
-from coe.eval.datasets import RecordedBenchmark
+from coe.errors import DatasetError
 from coe.eval.intervals import bootstrap_difference, bootstrap_mean
-from coe.eval.metrics import (
-    PerQuery,
-    chosen_experts,
-    oracle,
-    oracle_scores,
-    random_expert,
-    single_expert,
-)
+from coe.eval.metrics import PerQuery, oracle, oracle_scores, random_expert, single_expert
+from coe.eval.recorded import RecordedBenchmark
 from coe.outcomes import FloatArray, OutcomeTable
-from coe.routing import Router
 
 REFERENCE = "reference"
 """The policy named in the rows of random, best single and oracle, which are no routers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What one router under one policy brought."""
+
+    router: str
+    policy: str
+    per_query: PerQuery
+    tuned: str | None = None
+    """The policy's spec with the numbers that tuning found; None where nothing was tuned."""
+    aggregator: str | None = None
+    """None where there was nothing to aggregate."""
+    is_calibrated: bool = False
+    """Whether the policy saw probabilities or the scorer's own scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +60,47 @@ class Row:
     """Per query."""
     shares: Mapping[str, float]
     """Share of the calls that went to each expert."""
+    tuned: str | None = None
+    aggregator: str | None = None
+    is_calibrated: bool = False
+    """These three as in `Judged`."""
 
 
 def evaluate(
     benchmark: RecordedBenchmark,
-    routers: Mapping[str, Router],
+    judged: Sequence[Judged],
     fit_table: OutcomeTable,
     pool_name: str = "all",
-    aggregator: Aggregator | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Rows of random, best-single, the routers in the order given, and the oracle.
+    """Rows of random, best-single, what was judged in the order given, and the oracle.
 
     The best single expert is chosen on `fit_table`, which must share no query with the
-    benchmark. Names such as "knn/top-3" lose what follows the slash, if it is the policy's.
-    Several experts' answers are aggregated by majority unless told otherwise. Intervals depend
-    on the seed alone, not on which other routers are in the list. Not to be called from a
-    running event loop: aggregators are asynchronous, and it runs one for them.
+    benchmark. Intervals depend on the seed alone, not on which others are in the list.
     """
+    check_apart(benchmark.table, fit_table)
     table, pool = benchmark.table, benchmark.pool
-    _check(benchmark, routers, fit_table)
     best_single = fit_table.for_experts(pool.ids).best_single()
-    judged: dict[tuple[str, str], PerQuery] = {
-        ("random", REFERENCE): random_expert(table, pool),
-        ("best-single", REFERENCE): single_expert(table, pool, best_single),
-    }
-    for name, router in routers.items():
-        decisions = router.route_batch(table.queries)
-        chosen = [decision.experts for decision in decisions]
-        policy = router.policy.name
-        judged[name.removesuffix(f"/{policy}"), policy] = chosen_experts(
-            table, pool, chosen, aggregator or MajorityVote()
-        )
-    judged["oracle", REFERENCE] = oracle(table, pool)
     bounds = _Bounds(table.column(best_single), oracle_scores(table))
-    return [
-        bounds.row(router, policy, pool_name, per_query, seed)
-        for (router, policy), per_query in judged.items()
+    everyone = [
+        Judged("random", REFERENCE, random_expert(table, pool)),
+        Judged("best-single", REFERENCE, single_expert(table, pool, best_single)),
+        *judged,
+        Judged("oracle", REFERENCE, oracle(table, pool)),
     ]
+    return [bounds.row(each, pool_name, seed) for each in everyone]
+
+
+def check_apart(judged: OutcomeTable, fitted: OutcomeTable) -> None:
+    """Raises `DatasetError` if there is nothing to judge on, or some of it was fitted on."""
+    if judged.n_queries == 0:
+        raise DatasetError("the benchmark has no query to judge on")
+    known = {(query.id, query.text) for query in fitted.queries}
+    shared = sum((query.id, query.text) in known for query in judged.queries)
+    if shared:
+        raise DatasetError(
+            f"{shared} of {judged.n_queries} queries to judge on were fitted on; use two splits"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,13 +110,14 @@ class _Bounds:
     best_single: FloatArray
     oracle: FloatArray
 
-    def row(self, router: str, policy: str, pool: str, judged: PerQuery, seed: int) -> Row:
-        accuracy = bootstrap_mean(judged.score, np.random.default_rng(seed))
-        diff = bootstrap_difference(judged.score, self.best_single, np.random.default_rng(seed))
-        measured = ~np.isnan(judged.score)
+    def row(self, judged: Judged, pool: str, seed: int) -> Row:
+        each = judged.per_query
+        accuracy = bootstrap_mean(each.score, np.random.default_rng(seed))
+        diff = bootstrap_difference(each.score, self.best_single, np.random.default_rng(seed))
+        measured = ~np.isnan(each.score)
         return Row(
-            router=router,
-            policy=policy,
+            router=judged.router,
+            policy=judged.policy,
             pool=pool,
             n=accuracy.n,
             not_measured=accuracy.n_missing,
@@ -117,33 +127,14 @@ class _Bounds:
             diff=diff.mean,
             diff_low=diff.low,
             diff_high=diff.high,
-            regret=_mean((self.oracle - judged.score)[measured]),
-            calls=_mean(judged.calls[measured]),
-            active_params_b=_mean(judged.active_params_b[measured]),
-            cost_usd=_mean_known(judged.cost_usd[measured]),
-            shares=judged.shares,
-        )
-
-
-def _check(
-    benchmark: RecordedBenchmark, routers: Mapping[str, Router], fit_table: OutcomeTable
-) -> None:
-    if benchmark.table.n_queries == 0:
-        raise DatasetError("the benchmark has no query to judge on")
-    for name, router in routers.items():
-        if router.pool.ids != benchmark.pool.ids:
-            raise PoolMismatch(
-                f"router {name!r}",
-                ", ".join(router.pool.ids),
-                ", ".join(benchmark.pool.ids),
-                "fit it on this benchmark's pool",
-            )
-    fitted = {(query.id, query.text) for query in fit_table.queries}
-    shared = sum((query.id, query.text) in fitted for query in benchmark.table.queries)
-    if shared:
-        raise DatasetError(
-            f"{shared} of {benchmark.table.n_queries} queries to judge on were fitted on; "
-            "use two splits"
+            regret=_mean((self.oracle - each.score)[measured]),
+            calls=_mean(each.calls[measured]),
+            active_params_b=_mean(each.active_params_b[measured]),
+            cost_usd=_mean_known(each.cost_usd[measured]),
+            shares=each.shares,
+            tuned=judged.tuned,
+            aggregator=judged.aggregator,
+            is_calibrated=judged.is_calibrated,
         )
 
 

@@ -43,6 +43,8 @@ class LiveSettings:
     concurrency: int = 8
     """Most queries in flight at once."""
     ready_timeout_s: float = 600.0
+    without: Mapping[str, CoeError] = field(default_factory=dict)
+    """Experts that are not asked, with the error their queries get; see `coe.eval.readiness`."""
     stop_each: bool = False
     """Frees an expert before the next is asked, where not all fit in memory together."""
 
@@ -98,6 +100,8 @@ async def run_live(
     chosen = settings or LiveSettings()
     columns = [
         await _ask_expert(engines[expert.id], queries, chosen, progress or _Unwatched())
+        if expert.id not in chosen.without
+        else _not_asked(chosen.without[expert.id], queries, progress or _Unwatched())
         for expert in pool
     ]
     return _live_run(pool, queries, columns, grade)
@@ -150,13 +154,19 @@ async def _ask_expert(
     try:
         await engine.ensure_ready(settings.ready_timeout_s)
     except CoeError as error:
-        progress.advance(len(queries))
-        return [error] * len(queries)
+        return _not_asked(error, queries, progress)
     asks = [partial(_complete_one, engine, _request(query, settings)) for query in queries]
     answers = await _bounded(asks, settings.concurrency, progress)
     if settings.stop_each:
         await engine.stop(settings.ready_timeout_s)
     return answers
+
+
+def _not_asked(
+    error: CoeError, queries: Sequence[Query], progress: Progress
+) -> list[Completion | CoeError]:
+    progress.advance(len(queries))
+    return [error] * len(queries)
 
 
 async def _complete_one(engine: Engine, request: GenerationRequest) -> Completion:

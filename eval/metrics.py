@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from coe.aggregation import Aggregator
-from coe.eval.recruited import recruited_scores
 from coe.experts import ExpertPool
 from coe.outcomes import FloatArray, IntArray, OutcomeTable
-
-Chosen = Sequence[Sequence[str]]
-"""The experts called for each query, best first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,23 +26,11 @@ class PerQuery:
     """Share of the calls that went to each expert; they add up to one."""
 
 
-def chosen_experts(
-    table: OutcomeTable, pool: ExpertPool, chosen: Chosen, aggregator: Aggregator
-) -> PerQuery:
-    """What the chosen experts bring; several answer together through the aggregator."""
-    scores = asyncio.run(recruited_scores(table, chosen, aggregator))
-    calls = np.zeros((table.n_queries, len(table.expert_ids)))
-    column = {expert_id: i for i, expert_id in enumerate(table.expert_ids)}
-    for row, experts in enumerate(chosen):
-        calls[row, [column[expert_id] for expert_id in experts]] = 1.0
-    return _weighted(table, pool, np.array(scores), calls)
-
-
 def single_expert(table: OutcomeTable, pool: ExpertPool, expert_id: str) -> PerQuery:
     """One expert for every query."""
     calls = np.zeros((table.n_queries, len(table.expert_ids)))
     calls[:, table.expert_ids.index(expert_id)] = 1.0
-    return _weighted(table, pool, table.column(expert_id), calls)
+    return per_query(table, pool, table.column(expert_id), calls)
 
 
 def random_expert(table: OutcomeTable, pool: ExpertPool) -> PerQuery:
@@ -57,15 +39,38 @@ def random_expert(table: OutcomeTable, pool: ExpertPool) -> PerQuery:
     counts = calls.sum(axis=1)
     calls /= np.maximum(counts, 1)[:, None]
     scores = np.where(counts > 0, np.nansum(table.scores * calls, axis=1), np.nan)
-    return _weighted(table, pool, scores, calls)
+    return per_query(table, pool, scores, calls)
+
+
+def one_each(table: OutcomeTable, pool: ExpertPool, columns: IntArray) -> PerQuery:
+    """One expert a query, by its column of the table."""
+    rows = np.arange(table.n_queries)
+    calls = np.zeros((table.n_queries, len(table.expert_ids)))
+    calls[rows, columns] = 1.0
+    return per_query(table, pool, table.scores[rows, columns], calls)
 
 
 def oracle(table: OutcomeTable, pool: ExpertPool) -> PerQuery:
     """The best expert of each query, known in hindsight; the earliest of equals."""
-    best = _best_columns(table)
-    calls = np.zeros((table.n_queries, len(table.expert_ids)))
-    calls[np.arange(table.n_queries), best] = 1.0
-    return _weighted(table, pool, oracle_scores(table), calls)
+    return one_each(table, pool, _best_columns(table))
+
+
+def best_by_category(table: OutcomeTable, pool: ExpertPool, chosen_on: OutcomeTable) -> PerQuery:
+    """The expert that is best on the query's category in `chosen_on`.
+
+    Chosen on `table` itself it is the dataset oracle, in hindsight. A category that `chosen_on`
+    lacks, or that is not known, gets the expert that is best on all of it.
+    """
+    leaders = {
+        category: chosen_on.rows(
+            np.array([query.category == category for query in chosen_on.queries])
+        ).best_single()
+        for category in chosen_on.categories
+    }
+    overall = chosen_on.best_single()
+    column = {expert_id: i for i, expert_id in enumerate(table.expert_ids)}
+    leading = [leaders.get(query.category or "", overall) for query in table.queries]
+    return one_each(table, pool, np.array([column[id_] for id_ in leading], dtype=np.intp))
 
 
 def oracle_scores(table: OutcomeTable) -> FloatArray:
@@ -94,10 +99,10 @@ def _best_columns(table: OutcomeTable) -> IntArray:
     return columns
 
 
-def _weighted(
+def per_query(
     table: OutcomeTable, pool: ExpertPool, scores: FloatArray, calls: FloatArray
 ) -> PerQuery:
-    """`calls`: (n_queries, n_experts) expected calls, columns as in the table."""
+    """`scores`: (n_queries,); `calls`: (n_queries, n_experts) expected, columns as the table's."""
     known = {expert.id: expert.params_active_b for expert in pool}
     params = np.array([known[id_] for id_ in table.expert_ids], dtype=float)
     total = calls.sum()

@@ -46,28 +46,78 @@ def field_matrix(table: OutcomeTable) -> FieldMatrix:
 
 
 def rows_table(rows: Sequence[Row], title: str | None = None) -> Table:
-    """The results, accuracy in per cent with 95 % intervals."""
+    """The results, accuracy in per cent with 95 % intervals, in 80 columns.
+
+    Columns without any number are left out; what all rows share is in `rows_caption`.
+    """
+    columns = [
+        _Column("calls", [_number(row.calls, ".2f") for row in rows]),
+        _Column("active B", [_number(row.active_params_b, ".3g") for row in rows]),
+        _Column("$/1000", [_number(row.cost_usd * 1000, ".3g") for row in rows]),
+    ]
+    if len({row.n for row in rows}) > 1:
+        columns.insert(0, _Column("n", [str(row.n) for row in rows]))
+    shown = compact_table(title)
+    shown.add_column("router", no_wrap=True)
+    shown.add_column("policy", overflow="fold", min_width=9)
+    measured = [column for column in columns if set(column.cells) != {"-"}]
+    for header in ("accuracy %", "vs best single", *(column.header for column in measured)):
+        shown.add_column(header, justify="right", no_wrap=True)
+    for i, row in enumerate(rows):
+        cells = (column.cells[i] for column in measured)
+        shown.add_row(row.router, _policy(row), accuracy(row), difference(row), *cells)
+    return shown
+
+
+def rows_caption(rows: Sequence[Row]) -> str:
+    """What every row shares, and who the best single expert is."""
+    told = []
+    counts = {row.n for row in rows}
+    if len(counts) == 1:
+        told.append(f"{counts.pop()} queries, 95 % intervals")
+    else:
+        told.append("95 % intervals; queries that no expert called was measured on are left out")
+    votes = {row.aggregator for row in rows if row.aggregator}
+    if votes:
+        told.append(f"several answers: {', '.join(sorted(votes))}")
+    best = next((row for row in rows if row.router == "best-single"), None)
+    only = [id_ for id_, share in best.shares.items() if share == 1.0] if best else []
+    if only:
+        told.append(f"best single: {only[0]}")
+    return "; ".join(told)
+
+
+def compact_table(title: str | None) -> Table:
+    """A table without a frame, one space between columns that must all fit in 80."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    left_out = any(row.not_measured for row in rows)
-    shown = Table(title=title)
-    for name in ("router", "policy"):
-        shown.add_column(name)
-    numbers = ["n", *(["not measured"] if left_out else []), "accuracy %", "vs best single"]
-    for name in (*numbers, "calls", "active B", "USD / 1000"):
-        shown.add_column(name, justify="right")
-    for row in rows:
-        counts = [str(row.n), *([str(row.not_measured)] if left_out else [])]
-        shown.add_row(_named(row), row.policy, *counts, *_measures(row))
-    return shown
+    return Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,  # the box puts the space between
+    )
+
+
+def accuracy(row: Row) -> str:
+    """Per cent, with the interval where there is one."""
+    bounds = _bounds(row.low, row.high, ".1f")
+    return f"{_per_cent(row.accuracy)} {bounds}".rstrip()
+
+
+def difference(row: Row) -> str:
+    """Points over the best single expert."""
+    bounds = _bounds(row.diff_low, row.diff_high, "+.1f")
+    return f"{_per_cent(row.diff, '+.1f')} {bounds}".rstrip()
 
 
 def field_table(matrix: FieldMatrix, title: str | None = None) -> Table:
     """Experts down, fields across, mean score in per cent."""
-    from rich.table import Table
-
-    shown = Table(title=title)
-    shown.add_column("expert")
+    shown = compact_table(title)
+    shown.add_column("expert", no_wrap=True)
     for field, count in zip(matrix.fields, matrix.counts, strict=True):
         shown.add_column(f"{field}\n({count})", justify="right")
     for expert_id, means in zip(matrix.expert_ids, matrix.means, strict=True):
@@ -91,6 +141,11 @@ def report_json(
         }
     if failures:
         report["failures"] = [asdict(failure) for failure in failures]
+    return strict_json(report)
+
+
+def strict_json(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values where JSON has them, null for what is not a number."""
     strict: dict[str, Any] = _strict(report)
     return strict
 
@@ -101,22 +156,16 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     replace_file(path, lambda file: file.write_bytes(text.encode()))
 
 
-def _named(row: Row) -> str:
-    """The best single expert is worth naming; its row says only that it is one."""
-    only = [expert_id for expert_id, share in row.shares.items() if share == 1.0]
-    return f"{row.router} ({only[0]})" if only and row.policy == REFERENCE else row.router
+@dataclass(frozen=True, slots=True)
+class _Column:
+    header: str
+    cells: list[str]
 
 
-def _measures(row: Row) -> list[str]:
-    accuracy = f"{_per_cent(row.accuracy)} {_bounds(row.low, row.high, '.1f')}"
-    diff = f"{_per_cent(row.diff, '+.1f')} {_bounds(row.diff_low, row.diff_high, '+.1f')}"
-    return [
-        accuracy.rstrip(),
-        diff.rstrip(),
-        _number(row.calls, ".2f"),
-        _number(row.active_params_b, ".3g"),
-        _number(row.cost_usd * 1000, ".3g"),
-    ]
+def _policy(row: Row) -> str:
+    """Tuned numbers are long and in the JSON report; here is what was asked for."""
+    # Words, so that lines break between options.
+    return "" if row.policy == REFERENCE else row.policy.replace(":", " ")
 
 
 def _bounds(low: float, high: float, form: str) -> str:

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from coe.assembly import (
-    ROUTERS,
-    encoder_for,
-    engines_for,
-    fit_scorer,
-    load_router,
-    scorer_kind,
-)
+from coe.assembly import encoder_for, engines_for, load_composition, load_router
+from coe.cli.eval_options import check_routers
+from coe.cli.fitting import entrant, fitted_entrants
 from coe.cli.progress import progress_bar
-from coe.composition import Composition
 from coe.config import Config, load_config
-from coe.errors import ConfigError
+from coe.engines.base import Engine
+from coe.errors import ConfigError, DatasetError
 from coe.eval.datasets import QuestionSet, RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
+from coe.eval.entrants import Entrant, judge
 from coe.eval.harness import Row, evaluate
-from coe.eval.live import Failure, LiveRun, LiveSettings, RoutedRun, run_live, run_routed
+from coe.eval.judging import check_aggregator, comparable
+from coe.eval.live import (
+    Failure,
+    LiveRun,
+    LiveSettings,
+    RoutedRun,
+    run_live,
+    run_routed,
+)
 from coe.eval.provenance import Origin, provenance
+from coe.eval.readiness import unready
 from coe.eval.report import FieldMatrix, field_matrix
 from coe.outcomes import OutcomeTable
-from coe.routers.policies import policy_named
+from coe.routers.calibrated import CalibratedScorer
+from coe.routers.policies import PolicySpec
 from coe.routing import Router
 
 
@@ -39,9 +46,11 @@ class ZooOptions:
     split: str
     routers: Sequence[str] | None
     """None judges the fitted router that the configuration serves."""
-    policies: Sequence[str]
+    policies: Sequence[PolicySpec]
+    aggregator: str
     record: Path | None
     concurrency: int
+    ready_timeout_s: float
     seed: int
 
 
@@ -64,23 +73,27 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     """
     if options.split not in ("test", "all"):
         raise ConfigError(f"--split is 'test' or 'all', not {options.split!r}")
-    _check_names(options)
+    _check(options)
     config = load_config(options.config)
     questions = load_zoo(None if options.split == "all" else options.split)
-    fitted_on = None if options.split == "all" else _recorded(config)
-    served = load_router(config) if options.routers is None and fitted_on else None
-    live, routed = asyncio.run(_ask(config, questions, options, served))
+    recorded = None if options.split == "all" else _recorded(config)
+    served = load_router(config) if options.routers is None and recorded else None
+    live, routed = asyncio.run(_ask(config, questions, options, served is not None))
     if options.record is not None:
         save_outcomes(live.table, options.record, questions.splits, live.further)
     is_test = np.array(questions.splits) == "test"
     answered = live.table.rows(is_test)
-    judged = RecordedBenchmark(answered.without_categories(), config.pool)
-    fitted_on = fitted_on or live.table.rows(~is_test)
-    routers = _routers(config, options, fitted_on, served)
-    rows = evaluate(judged, routers, fitted_on, "zoo", seed=options.seed)
+    fitted_on = recorded or live.table.rows(~is_test)
+    # The served router may still choose an expert that is down; one fitted now is not to know it.
+    ids = config.pool.ids if served else _measured(live.table)
+    benchmark = RecordedBenchmark(
+        answered.for_experts(ids).without_categories(), config.pool.subset(ids)
+    )
+    fitted_on = fitted_on.for_experts(ids)
+    rows = _rows(config, options, benchmark, fitted_on, served)
     origin = Origin(
         "zoo",
-        judged.digest(),
+        benchmark.digest(),
         fitted_on.digest(),
         "test",
         "train",
@@ -97,13 +110,10 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     )
 
 
-def _check_names(options: ZooOptions) -> None:
+def _check(options: ZooOptions) -> None:
     """What can be told wrong before minutes of asking is told then."""
-    for policy in options.policies:
-        policy_named(policy)
-    for name in options.routers or ():
-        if name not in ROUTERS:
-            scorer_kind(name)
+    check_aggregator(options.aggregator)
+    check_routers(options.routers or ())
     if options.record is not None and options.record.is_dir():
         raise ConfigError("is a folder; name a file to write", file=str(options.record))
 
@@ -116,49 +126,101 @@ def _recorded(config: Config) -> OutcomeTable:
             file=str(config.file),
             key="router.outcomes",
         )
-    return load_outcomes(config.router.outcomes, "train").for_experts(config.pool.ids)
+    table = load_outcomes(config.router.outcomes, "train")
+    for expert_id in config.pool.ids:
+        if expert_id not in table.expert_ids:
+            raise DatasetError(
+                f"{config.router.outcomes}: holds no answers of expert {expert_id!r}, so nothing "
+                "can be fitted for it; ask it the train questions, too: `coe eval zoo -c "
+                f"{config.file} --split all --record FILE`, then `coe fit -c {config.file} "
+                "--outcomes FILE`"
+            )
+    return table.for_experts(config.pool.ids)
+
+
+def _measured(table: OutcomeTable) -> tuple[str, ...]:
+    """The experts with any answer."""
+    means = table.means()
+    ids = tuple(id_ for id_, mean in zip(table.expert_ids, means, strict=True) if mean == mean)
+    if not ids:
+        raise DatasetError("no expert gave any answer; see the failures above and start them")
+    return ids
 
 
 async def _ask(
-    config: Config, questions: QuestionSet, options: ZooOptions, served: Router | None
+    config: Config, questions: QuestionSet, options: ZooOptions, routes: bool
 ) -> tuple[LiveRun, RoutedRun | None]:
-    engines = engines_for(config)
-    settings = LiveSettings(
-        concurrency=options.concurrency, ready_timeout_s=config.startup_timeout_s
-    )
-    n_queries = len(questions.queries)
+    composition = load_composition(config) if routes else None
+    engines = dict(composition.engines) if composition else engines_for(config)
     try:
+        settings = await _settings(config, engines, options)
+        n_queries = len(questions.queries)
         with progress_bar("asking every expert", n_queries * len(config.pool)) as bar:
             live = await run_live(
                 engines, config.pool, questions.queries, questions.grade, settings, bar
             )
-        if served is None:
+        if composition is None:
             return live, None
         hidden = [replace(query, category=None) for query in questions.queries]
         with progress_bar("asking the routed expert", n_queries) as bar:
-            routed = await run_routed(
-                Composition(served, engines), hidden, questions.grade, settings, bar
-            )
+            routed = await run_routed(composition, hidden, questions.grade, settings, bar)
         return live, routed
     finally:
         stops = (engine.stop(10.0) for engine in engines.values())
         await asyncio.gather(*stops, return_exceptions=True)
 
 
-def _routers(
-    config: Config, options: ZooOptions, fitted_on: OutcomeTable, served: Router | None
-) -> dict[str, Router]:
-    policies = [policy_named(policy) for policy in options.policies]
-    if served is not None:
-        return {f"{served.scorer.name}/{p.name}": served.with_policy(p) for p in policies}
+async def _settings(
+    config: Config, engines: Mapping[str, Engine], options: ZooOptions
+) -> LiveSettings:
+    """Experts that are not ready are told at once and left out."""
+    with progress_bar("waiting for the experts", 1):
+        without = await unready(
+            engines, config.pool, options.ready_timeout_s, config.startup_timeout_s
+        )
+    if len(without) == len(config.pool):
+        raise next(iter(without.values()))
+    for error in without.values():
+        print(f"left out: {error}", file=sys.stderr)
+    return LiveSettings(
+        concurrency=options.concurrency,
+        ready_timeout_s=config.startup_timeout_s,
+        without=without,
+    )
+
+
+def _rows(
+    config: Config,
+    options: ZooOptions,
+    benchmark: RecordedBenchmark,
+    fitted_on: OutcomeTable,
+    served: Router | None,
+) -> list[Row]:
+    answered = RecordedBenchmark(comparable(benchmark.table), benchmark.pool)
+    judged = [
+        judge(each, spec, options.aggregator, answered, comparable(fitted_on))
+        for each in _entrants(config, options, benchmark, fitted_on, served)
+        for spec in options.policies
+    ]
+    return evaluate(benchmark, judged, fitted_on, "zoo", seed=options.seed)
+
+
+def _entrants(
+    config: Config,
+    options: ZooOptions,
+    benchmark: RecordedBenchmark,
+    fitted_on: OutcomeTable,
+    served: Router | None,
+) -> list[Entrant]:
     encoder = encoder_for(config.encoder)
-    names = options.routers or [config.router.scorer]
-    scorers = {name: fit_scorer(name, fitted_on, encoder) for name in names}
-    return {
-        f"{name}/{p.name}": Router(scorer, p, config.pool)
-        for name, scorer in scorers.items()
-        for p in policies
-    }
+    if served is None:
+        names = options.routers or [config.router.scorer]
+        return fitted_entrants(names, fitted_on, benchmark, encoder, tells_category=False)
+    scorer = served.scorer
+    if isinstance(scorer, CalibratedScorer):
+        scorer = scorer.scorer
+    scores = scorer.score(benchmark.table.queries)
+    return [entrant(scorer.name, scores, fitted_on, encoder, tells_category=False)]
 
 
 def _notes(live: LiveRun, routed: RoutedRun | None, options: ZooOptions) -> tuple[str, ...]:

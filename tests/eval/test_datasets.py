@@ -10,13 +10,13 @@ import pytest
 from coe.assembly import fit_scorer
 from coe.errors import DatasetError
 from coe.eval.datasets import load_mmlu_pro, load_zoo
-from coe.eval.harness import evaluate
+from coe.eval.harness import Judged, evaluate
 from coe.eval.intervals import bootstrap_difference, bootstrap_mean
+from coe.eval.judging import judged_policy
 from coe.eval.metrics import oracle_scores
 from coe.eval.vectors import recorded_encoder
 from coe.experts import Price, ReplaySpec
 from coe.routers.policies import TopK
-from coe.routing import Router
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
         "question_id": [1, 2, 3],
         "category": ["law", "math", "math"],
         "question": ["one", "two", "three"],
+        "options": [["x", "y"], ["z"], ["u", "v"]],
         "split": ["train", "test", "test"],
     }
     models = {
@@ -82,6 +83,8 @@ def test_split_selects_questions_and_their_vectors(folder: Path) -> None:
     [
         ("all", ("big", "small")),
         ("small", ("small",)),
+        ("open", ("big", "small")),
+        ("priced", ("big",)),
         (["partial", "big"], ("partial", "big")),
     ],
 )
@@ -128,6 +131,15 @@ def test_vectors_of_other_questions_are_refused(folder: Path) -> None:
     np.save(folder / "embeddings_minilm_question.npy", np.eye(2, dtype=np.float16))
     with pytest.raises(DatasetError, match="2 vectors for 3 questions"):
         load_mmlu_pro(folder)
+
+
+def test_text_may_hold_the_options_as_live_clients_send_them(folder: Path) -> None:
+    np.save(folder / "embeddings_minilm_question_options.npy", 2 * np.eye(3, dtype=np.float16))
+    table = load_mmlu_pro(folder, "test", text="question-options").table
+    assert [query.text for query in table.queries] == ["two Options: z", "three Options: u; v"]
+    np.testing.assert_array_equal(table.vectors, 2 * np.eye(3)[1:])
+    with pytest.raises(DatasetError, match="text 'options' is none of 'question'"):
+        load_mmlu_pro(folder, text="options")
 
 
 def test_vectors_may_be_absent(folder: Path) -> None:
@@ -251,10 +263,11 @@ def test_the_real_routers_give_the_known_figures(
     judged = load_mmlu_pro(recorded_data / "mmlu_pro", "test", pool)
     fitted_on = load_mmlu_pro(recorded_data / "mmlu_pro", "train", pool).table
     encoder = recorded_encoder(fitted_on, judged.table)
-    routers = {
-        name: Router(fit_scorer(name, fitted_on, encoder), TopK(1), judged.pool)
+    routers = [
+        Judged(name, "top-1", judged_policy(TopK(1), scores, judged.table, judged.pool))
         for name in ("category", "knn")
-    }
+        for scores in [fit_scorer(name, fitted_on, encoder).score(judged.table.queries)]
+    ]
     rows = evaluate(judged, routers, fitted_on, pool)
     measured = {row.router: 100 * row.accuracy for row in rows}
     for name, figure in figures.items():

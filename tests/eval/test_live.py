@@ -132,6 +132,17 @@ async def test_expert_that_cannot_start_is_tried_once_and_does_not_stop_the_othe
     assert broken.requests == []
 
 
+async def test_expert_that_is_left_out_is_not_asked_and_its_queries_are_failures() -> None:
+    pool = ExpertPool((_SUMS, _PLACES))
+    engines = {e.id: ScriptedEngine(e) for e in pool}
+    counter = _Counter()
+    settings = LiveSettings(without={"sums": StartupError("sums", "not ready within 60 s")})
+    run = await run_live(engines, pool, _QUESTIONS.queries, _QUESTIONS.grade, settings, counter)
+    np.testing.assert_array_equal(run.table.scores, [[np.nan, 0], [np.nan, 1]])
+    assert [failure.experts for failure in run.failures] == [("sums",), ("sums",)]
+    assert (counter.done, engines["sums"].requests) == (4, [])
+
+
 async def test_mistakes_of_the_program_are_not_recorded_as_the_experts() -> None:
     class Mistaken(ScriptedEngine):
         def answer(self, request: GenerationRequest) -> str:

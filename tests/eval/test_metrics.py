@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coe.aggregation import First, MajorityVote
-from coe.errors import DatasetError
 from coe.eval.metrics import (
-    chosen_experts,
+    best_by_category,
+    one_each,
     oracle,
+    per_query,
     random_expert,
     regret,
     selection_entropy,
@@ -20,114 +17,25 @@ from coe.eval.metrics import (
 )
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.outcomes import OutcomeTable
-from coe.types import Completion, GenerationRequest, Query
+from coe.types import Query
 
 NAN = float("nan")
 
 
-class _Invents:
-    name = "invents"
-
-    async def aggregate(
-        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
-    ) -> str:
-        return "Z"
-
-
-class _Shouts:
-    name = "shouts"
-
-    async def aggregate(
-        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
-    ) -> str:
-        return f" {completions[0][1].text.swapcase()}\n"
-
-
-def test_one_chosen_expert_brings_its_own_score(table: OutcomeTable, pool: ExpertPool) -> None:
-    judged = chosen_experts(table, pool, [("a",), ("b",), ("a",), ("c",)], First())
-    np.testing.assert_array_equal(judged.score, [1.0, 1.0, 0.0, NAN])
-    np.testing.assert_array_equal(judged.calls, 1.0)
-    np.testing.assert_array_equal(judged.active_params_b, [1.0, 2.0, 1.0, NAN])
-    assert judged.shares == {"a": 0.5, "b": 0.25, "c": 0.25}
-
-
-def test_recruited_experts_vote(table: OutcomeTable, pool: ExpertPool) -> None:
-    everyone = [("a", "b", "c")] * 4
-    judged = chosen_experts(table, pool, everyone, MajorityVote())
-    # Two say B, wrongly; two say B, rightly; a's C is as good as c's D; a before b, c absent.
-    np.testing.assert_array_equal(judged.score, [0.0, 1.0, 0.0, 1.0])
-    np.testing.assert_array_equal(judged.calls, 3.0)
-
-
-def test_tied_vote_goes_to_the_better_ranked(table: OutcomeTable, pool: ExpertPool) -> None:
-    first_a = chosen_experts(table, pool, [("a", "b")] * 4, MajorityVote()).score
-    first_b = chosen_experts(table, pool, [("b", "a")] * 4, MajorityVote()).score
-    np.testing.assert_array_equal(first_a, [1.0, 0.0, 0.0, 1.0])
-    np.testing.assert_array_equal(first_b, [0.0, 1.0, 0.0, 0.5])
-
-
-def test_unreadable_answer_has_no_vote(table: OutcomeTable, pool: ExpertPool) -> None:
-    scored = table.scores.copy()
-    scored[2] = [0.0, 0.0, 1.0]
-    judged = chosen_experts(
-        replace(table, scores=scored), pool, [("a",), ("a",), ("b", "c"), ("a",)], First()
-    )
-    assert judged.score[2] == 1.0
-
-
-def test_unreadable_answers_alone_bring_the_best_ranked_score(
-    table: OutcomeTable, pool: ExpertPool
-) -> None:
-    unread = replace(table, answers=((None,) * 3,) * 4)
-    judged = chosen_experts(unread, pool, [("b", "a")] * 4, MajorityVote())
-    np.testing.assert_array_equal(judged.score, table.scores[:, 1])
-
-
-def test_query_that_no_chosen_expert_was_measured_on_is_not_measured(
-    table: OutcomeTable, pool: ExpertPool
-) -> None:
-    nothing = replace(table, scores=np.full((4, 3), NAN))
-    judged = chosen_experts(nothing, pool, [("a", "b")] * 4, MajorityVote())
-    assert np.isnan(judged.score).all()
-
-
-def test_expert_that_was_not_measured_has_no_vote(table: OutcomeTable, pool: ExpertPool) -> None:
-    scores = table.scores.copy()
-    scores[0, 1] = NAN
-    judged = chosen_experts(
-        replace(table, scores=scores), pool, [("b", "a")] + [("a",)] * 3, First()
-    )
-    assert judged.score[0] == 1.0
-
-
-def test_aggregated_answer_is_known_in_another_case(table: OutcomeTable, pool: ExpertPool) -> None:
-    judged = chosen_experts(table, pool, [("a", "b")] * 4, _Shouts())
-    np.testing.assert_array_equal(judged.score, table.scores[:, 0])
-
-
-def test_answer_that_nobody_gave_cannot_be_judged(table: OutcomeTable, pool: ExpertPool) -> None:
-    with pytest.raises(DatasetError, match="'invents' gave an answer that no expert gave"):
-        chosen_experts(table, pool, [("a", "b")] * 4, _Invents())
-
-
-def test_scores_without_answers_cannot_vote(table: OutcomeTable, pool: ExpertPool) -> None:
-    scores_only = replace(table, answers=None)
-    with pytest.raises(DatasetError, match="only scores were recorded"):
-        chosen_experts(scores_only, pool, [("a", "b")] * 4, MajorityVote())
-    single = chosen_experts(scores_only, pool, [("a",)] * 4, MajorityVote())
-    np.testing.assert_array_equal(single.score, table.scores[:, 0])
-
-
 def test_cost_is_summed_over_calls(table: OutcomeTable, pool: ExpertPool) -> None:
-    judged = chosen_experts(table, pool, [("a", "b"), ("b",), ("a",), ("b",)], MajorityVote())
+    calls = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], dtype=float)
+    judged = per_query(table, pool, np.zeros(4), calls)
     np.testing.assert_array_equal(judged.cost_usd, [3.0, 4.0, 5.0, 8.0])
+    np.testing.assert_array_equal(judged.active_params_b, [3.0, 2.0, 1.0, 2.0])
+    assert judged.shares == {"a": 0.4, "b": 0.6, "c": 0.0}
 
 
 def test_cost_is_unknown_once_an_expert_without_price_is_called(
     table: OutcomeTable, pool: ExpertPool
 ) -> None:
-    judged = chosen_experts(table, pool, [("a",), ("a",), ("a",), ("c",)], First())
+    judged = one_each(table, pool, np.array([0, 0, 0, 2]))
     assert np.isnan(judged.cost_usd).all()
+    np.testing.assert_array_equal(judged.score, [1.0, 0.0, 0.0, NAN])
 
 
 def test_random_is_the_exact_mean_over_measured_experts(
@@ -144,6 +52,18 @@ def test_oracle_takes_the_best_measured_expert(table: OutcomeTable, pool: Expert
     judged = oracle(table, pool)
     np.testing.assert_array_equal(judged.score, [1.0, 1.0, 0.0, 1.0])
     assert judged.shares == {"a": 0.75, "b": 0.25, "c": 0.0}
+
+
+def test_best_by_category_is_an_oracle_in_hindsight_and_a_table_otherwise(
+    table: OutcomeTable, pool: ExpertPool
+) -> None:
+    hindsight = best_by_category(table, pool, table)
+    # a and b share law, the earlier counts; nobody wins math; a is best overall.
+    np.testing.assert_array_equal(hindsight.score, [1.0, 0.0, 0.0, 1.0])
+    queries = tuple(Query(f"other {i}", f"o{i}", "law") for i in range(2))
+    other = OutcomeTable(queries, table.expert_ids, np.array([[0.0, 1.0, 0.0]] * 2))
+    learnt = best_by_category(table, pool, other)
+    np.testing.assert_array_equal(learnt.score, [0.0, 1.0, 0.0, 0.5])
 
 
 def test_regret_is_what_the_oracle_had_more(table: OutcomeTable, pool: ExpertPool) -> None:
