@@ -28,11 +28,39 @@ class Footprint:
     """What one expert occupies while it is resident."""
 
     gib: float = 0.0
-    """Memory on its device, GiB."""
+    """Memory on its device, GiB; on each of them where it spans several."""
     load_s: float = 0.0
     """Seconds from asked for to ready, when cold."""
     watts: float = 0.0
     """Draw while generating; 0 means not known."""
+    asleep_gib: float | None = None
+    """Host memory it takes while asleep; None means that it cannot sleep."""
+    residue_gib: float = 0.0
+    """What stays on each device while it is asleep."""
+    wake_s: float = 0.3
+    """Seconds from asleep to ready."""
+    sleep_s: float = 0.3
+    """Seconds to fall asleep."""
+    service_s: float = 1.0
+    """Seconds of one request, until it is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """How an expert shares the memory of this machine with others."""
+
+    devices: tuple[tuple[str, ...], ...] = ()
+    """Where it may be, best first; it spans a place of several devices. Empty: any single one."""
+    pinned: bool = False
+    """Loaded when serving starts and never taken off its device."""
+    apart: tuple[str, ...] = ()
+    """Groups it belongs to; two of one group are never on devices together."""
+    max_in_flight: int | None = None
+    """Requests it answers at once; None: as many as its engine likes."""
+    max_queued: int = 10_000
+    """Requests that may wait for it; more are refused."""
+    base: str | None = None
+    """The expert whose weights it is an adapter on, and with which it is never swapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +113,41 @@ class ScriptedSpec:
     """Die mid-stream after so many tokens; None never does."""
 
 
-EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec
+FlagValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSpec:
+    """A vLLM server that CoE starts, puts to sleep and stops itself."""
+
+    model: str
+    """A model directory, or the name of one on the hub."""
+    command: tuple[str, ...] = ("vllm", "serve")
+    """What starts the server, as it would be typed; never read by a shell."""
+    flags: Mapping[str, FlagValue] = field(default_factory=dict)
+    """vLLM's own options without their dashes. True is a switch, False its `--no-` form; None
+    leaves the option out."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables for the server, beside those it inherits."""
+    pass_env: tuple[str, ...] = ()
+    """Variables that look like secrets and are handed on all the same, such as HF_TOKEN."""
+    sleep_level: int = 0
+    """1 keeps the weights in host memory while asleep, 2 reads them anew; 0: it is stopped and
+    started instead, which is all there is on a CPU."""
+    port: int = 0
+    """On loopback; 0 takes any that is free."""
+    uds: bool = False
+    """Talk over a Unix socket in the state folder instead of a port."""
+    timeout_s: float = 120.0
+    """Longest silence between two bytes of an answer."""
+    drain_s: float = 10.0
+    """How long a stop waits for the answers under way before it cuts them off."""
+    canary_tokens: int = 4
+    """Tokens generated after every start and wake, and compared with those of the first start;
+    1 only warms up, 0 does nothing."""
+
+
+EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +167,7 @@ class Expert:
     price: Price | None = None
     """None means not known, which is not the same as free."""
     footprint: Footprint = field(default_factory=Footprint)
+    hosting: Hosting = field(default_factory=Hosting)
 
 
 @dataclass(frozen=True, slots=True)
