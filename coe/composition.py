@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +20,6 @@ from coe.aggregation import (
     Aggregator,
     AsksInTurn,
     MajorityVote,
-    Read,
     StopsEarly,
     WantsScores,
     Writes,
@@ -26,6 +33,9 @@ from coe.sessions import Sessions
 from coe.types import Completion, Delta, FinishReason, GenerationRequest, Query, Usage
 
 _LOG = logging.getLogger(__name__)
+
+Close = Callable[[float], Awaitable[None]]
+"""Called with the seconds that there are for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +56,13 @@ class Composition:
         router: Router,
         engines: Mapping[str, Engine],
         aggregator: Aggregator | None = None,
-        read: Read = stated_answer,
         failovers: int = 2,
         decides_slowly: bool = False,
+        close: Close | None = None,
     ) -> None:
-        """`read`: what an adaptive policy compares of the completions it has heard.
-
-        `failovers`: how many further experts are tried where the routed one fails before its
+        """`failovers`: how many further experts are tried where the routed one fails before its
         first word. `decides_slowly`: deciding takes a model or a network, so it belongs in a
-        thread.
+        thread. `close` ends what the engines share, before they are stopped.
         """
         missing = [expert_id for expert_id in router.pool.ids if expert_id not in engines]
         if missing:
@@ -63,9 +71,9 @@ class Composition:
         self.engines = engines
         self.decides_slowly = decides_slowly
         self.aggregator = aggregator or MajorityVote()
-        self._read = read
         self._failovers = failovers
         self._sessions = Sessions()
+        self._close = close
 
     def decide(self, request: GenerationRequest, pinned: str | None = None) -> RoutingDecision:
         """The experts that will answer; `pinned` names one and skips the router.
@@ -111,6 +119,8 @@ class Composition:
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """Stops every engine; one that fails to stop does not keep the others running."""
+        if self._close is not None:
+            await self._close(timeout_s)
         await asyncio.gather(
             *(engine.stop(timeout_s) for engine in self.engines.values()), return_exceptions=True
         )
@@ -171,7 +181,7 @@ class Composition:
         def next_expert(heard: Sequence[Heard]) -> str | None:
             return self.router.next_expert(decision, heard)
 
-        return await ask_in_turn(self.engines, request, next_expert, self._read, chain)
+        return await ask_in_turn(self.engines, request, next_expert, stated_answer, chain)
 
 
 async def _head(expert_id: str, deltas: AsyncIterator[Delta]) -> list[Delta]:

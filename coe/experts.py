@@ -59,8 +59,6 @@ class Hosting:
     """Requests it answers at once; None: as many as its engine likes."""
     max_queued: int = 10_000
     """Requests that may wait for it; more are refused."""
-    base: str | None = None
-    """The expert whose weights it is an adapter on, and with which it is never swapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,17 @@ class VllmSpec:
     1 only warms up, 0 does nothing."""
 
 
-EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec
+@dataclass(frozen=True, slots=True)
+class VllmLoraSpec:
+    """A LoRA adapter on an expert of kind `vllm`: it takes no memory of its own."""
+
+    base: str
+    """The expert it is an adapter on, of kind `vllm` and with `enable-lora` among its flags."""
+    path: str
+    """The adapter's folder."""
+
+
+EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec | VllmLoraSpec
 
 
 @dataclass(frozen=True, slots=True)

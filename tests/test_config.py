@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coe.config import AggregatorConfig, load_config
 from coe.errors import ConfigError
-from coe.experts import OpenAISpec, Price, ScriptedSpec
+from coe.experts import OpenAISpec, Price, ScriptedSpec, VllmLoraSpec, VllmSpec
 
 EXPERT = "{id: a, engine: {kind: scripted, default: hi}}"
 
@@ -181,6 +181,37 @@ def test_feedback_file_lies_beside_the_pools_file(tmp_path: Path) -> None:
     file = _write(tmp_path, f"experts: [{EXPERT}]\nrouter: {{feedback: heard.jsonl, failovers: 0}}")
     router = load_config(file).router
     assert (router.feedback, router.failovers) == (tmp_path / "heard.jsonl", 0)
+
+
+def test_vllm_experts_are_read(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    text = """
+experts:
+  - id: base
+    engine: {kind: vllm, model: org/model, flags: {max-model-len: 64, enable-lora: true}}
+    footprint: {gib: 16, asleep_gib: 15}
+    hosting: {devices: [gpu0, [gpu0, gpu1]], pinned: false, apart: [big]}
+  - id: tuned
+    engine: {kind: vllm-lora, base: base, path: adapter}
+devices: {gpu0: 70, gpu1: 70}
+host_memory_gib: 100
+scheduling: {max_wait_s: 30}
+"""
+    config = load_config(_write(tmp_path, text))
+    base, tuned = config.pool.experts
+    assert isinstance(base.engine, VllmSpec)
+    assert base.engine.flags == {"max-model-len": 64, "enable-lora": True}
+    assert base.hosting.devices == (("gpu0",), ("gpu0", "gpu1"))
+    assert tuned.engine == VllmLoraSpec("base", str(tmp_path / "adapter"))
+    assert (config.devices, config.host_memory_gib) == ({"gpu0": 70, "gpu1": 70}, 100)
+    assert config.scheduling.max_wait_s == 30
+    assert config.state_dir == tmp_path / ".coe"
+
+
+def test_the_cpus_budget_is_not_given_twice(tmp_path: Path) -> None:
+    file = _write(tmp_path, f"experts: [{EXPERT}]\ndevices: {{cpu: 8}}")
+    with pytest.raises(ConfigError, match=r"devices\.cpu.*local_memory_gib"):
+        load_config(file)
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def expert_opener(config: Config, expert_id: str) -> OpenExpert:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Complete]:
         memory = LocalMemory(config.local_memory_gib, config.local_threads)
-        engine = engine_for(expert, memory, config.startup_timeout_s)
+        engine = engine_for(expert, memory, config)
         try:
             yield lambda request: collect(expert_id, engine.stream(request))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from coe.config import Config, EncoderConfig
@@ -18,7 +19,10 @@ from coe.engines.local_memory import LocalMemory
 from coe.engines.openai import OpenAIEngine
 from coe.engines.replay import ReplayEngine
 from coe.engines.scripted import ScriptedEngine
-from coe.experts import Expert, LocalSpec, OpenAISpec, ReplaySpec
+from coe.engines.vllm import VllmEngine
+from coe.engines.vllm_lora import VllmLoraEngine
+from coe.errors import ConfigError
+from coe.experts import Expert, LocalSpec, OpenAISpec, ReplaySpec, VllmLoraSpec, VllmSpec
 from coe.routing import Encoder
 
 
@@ -36,16 +40,50 @@ def encoder_for(config: EncoderConfig) -> Encoder:
 def engines_for(config: Config) -> dict[str, Engine]:
     """One engine for each expert, stopped. Local ones share the configured memory."""
     memory = LocalMemory(config.local_memory_gib, config.local_threads)
-    patience_s = config.startup_timeout_s
-    return {expert.id: engine_for(expert, memory, patience_s) for expert in config.pool}
+    engines: dict[str, Engine] = {
+        expert.id: engine_for(expert, memory, config)
+        for expert in config.pool
+        if not isinstance(expert.engine, VllmLoraSpec)
+    }
+    adapters = {
+        expert.id: _adapter(expert, expert.engine, engines, config)
+        for expert in config.pool
+        if isinstance(expert.engine, VllmLoraSpec)
+    }
+    every = {**engines, **adapters}
+    return {expert_id: every[expert_id] for expert_id in config.pool.ids}
 
 
-def engine_for(expert: Expert, memory: LocalMemory, startup_timeout_s: float) -> Engine:
-    spec = expert.engine
+def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
+    """The engine of an expert that stands alone, which an adapter does not."""
+    spec, patience_s = expert.engine, config.startup_timeout_s
     if isinstance(spec, LocalSpec):
-        return LocalEngine(expert, memory, startup_timeout_s)
+        return LocalEngine(expert, memory, patience_s)
     if isinstance(spec, OpenAISpec):
         return OpenAIEngine(expert)
     if isinstance(spec, ReplaySpec):
-        return ReplayEngine(expert, startup_timeout_s)
-    return ScriptedEngine(expert, startup_timeout_s=startup_timeout_s)
+        return ReplayEngine(expert, patience_s)
+    if isinstance(spec, VllmSpec):
+        try:
+            return VllmEngine(expert, config.state_dir, patience_s)
+        except ConfigError as error:
+            raise _of_expert(expert, config, error) from None
+    return ScriptedEngine(expert, startup_timeout_s=patience_s)
+
+
+def _adapter(
+    expert: Expert, spec: VllmLoraSpec, engines: Mapping[str, Engine], config: Config
+) -> Engine:
+    base = engines.get(spec.base)
+    if not isinstance(base, VllmEngine):
+        problem = f"{spec.base!r} is no expert of kind 'vllm', which an adapter needs as its base"
+        raise _of_expert(expert, config, ConfigError(problem))
+    try:
+        return VllmLoraEngine(expert, base, Path(spec.path))
+    except ConfigError as error:
+        raise _of_expert(expert, config, error) from None
+
+
+def _of_expert(expert: Expert, config: Config, error: ConfigError) -> ConfigError:
+    at = config.pool.ids.index(expert.id)
+    return ConfigError(error.problem, file=str(config.file), key=f"experts[{at}].engine")

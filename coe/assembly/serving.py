@@ -16,6 +16,7 @@ from coe.aggregation import (
 )
 from coe.assembly.annotating import asks_an_expert, serving_kind
 from coe.assembly.engines import encoder_for, engines_for
+from coe.assembly.hosting import hosted
 from coe.assembly.scorers import configured_kind
 from coe.composition import Composition
 from coe.config import AggregatorConfig, Config, load_config
@@ -38,13 +39,14 @@ def load_composition(source: Path | Config) -> Composition:
     """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked."""
     config = source if isinstance(source, Config) else load_config(source)
     artifact = _artifact(config)
-    engines = engines_for(config)
+    engines, dispatcher = hosted(config, engines_for(config))
     return Composition(
         _router(config, artifact),
         engines,
         aggregator_for(config.router.aggregator, engines, _vote(config, artifact)),
         failovers=config.router.failovers,
         decides_slowly=_decides_slowly(config, artifact),
+        close=None if dispatcher is None else dispatcher.shut_down,
     )
 
 

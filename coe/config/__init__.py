@@ -21,12 +21,15 @@ from coe.config.schema import (
     AggregatorModel,
     EncoderKind,
     EncoderModel,
+    EngineModel,
     ExpertModel,
     FileModel,
-    LocalModel,
+    HostingModel,
     OpenAIModel,
     ReplayModel,
     ScriptedModel,
+    VllmLoraModel,
+    VllmModel,
 )
 from coe.errors import ConfigError, UnknownExpert
 from coe.experts import (
@@ -34,13 +37,18 @@ from coe.experts import (
     Expert,
     ExpertPool,
     Footprint,
+    Hosting,
     LocalSpec,
     OpenAISpec,
     Price,
     ReplaySpec,
     ScriptedSpec,
+    VllmLoraSpec,
+    VllmSpec,
 )
 
+CPU = "cpu"
+"""The device that `local` experts are on."""
 ROUTED_MODEL = "coe"
 """What a client asks for to be routed; no expert may be called so."""
 
@@ -95,6 +103,16 @@ class RouterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulingConfig:
+    """When experts that do not all fit change places; `coe.scheduling.SwapRules` has the rules."""
+
+    max_wait_s: float = 120.0
+    beta: float = 0.35
+    quantum_s: float = 30.0
+    max_queued: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything one `experts.yaml` says."""
 
@@ -107,6 +125,13 @@ class Config:
     local_threads: int
     """Threads that `local` experts compute with on a CPU."""
     startup_timeout_s: float
+    devices: Mapping[str, float] = field(default_factory=dict)
+    """GiB that experts hosted here may hold on each device, besides the CPU's."""
+    host_memory_gib: float = 0.0
+    """Host memory for experts that are asleep."""
+    state_dir: Path = Path(".coe")
+    """Logs, locks and records of the processes that experts run in; for one CoE alone."""
+    scheduling: SchedulingConfig = field(default_factory=SchedulingConfig)
 
 
 def load_config(path: str | Path) -> Config:
@@ -144,6 +169,10 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         parsed.local_memory_gib,
         parsed.local_threads,
         parsed.startup_timeout_s,
+        _devices(parsed, file),
+        parsed.host_memory_gib,
+        _resolved(parsed.state_dir, file),
+        SchedulingConfig(**parsed.scheduling.model_dump()),
     )
 
 
@@ -201,13 +230,33 @@ def _expert(parsed: ExpertModel, file: Path, index: int) -> Expert:
         params_active_b=parsed.params_active_b,
         price=None if parsed.price is None else Price(**parsed.price.model_dump()),
         footprint=Footprint(**parsed.footprint.model_dump()),
+        hosting=_hosting(parsed.hosting),
     )
 
 
-def _engine(
-    parsed: LocalModel | OpenAIModel | ReplayModel | ScriptedModel, file: Path, key: str
-) -> EngineSpec:
+def _hosting(parsed: HostingModel) -> Hosting:
+    places = tuple((p,) if isinstance(p, str) else tuple(p) for p in parsed.devices)
+    told = parsed.model_dump(exclude={"devices", "apart"})
+    return Hosting(devices=places, apart=tuple(parsed.apart), **told)
+
+
+def _devices(parsed: FileModel, file: Path) -> Mapping[str, float]:
+    if CPU in parsed.devices:
+        raise ConfigError(
+            "the CPU's budget is `local_memory_gib`; leave it out here",
+            file=str(file),
+            key=f"devices.{CPU}",
+        )
+    return parsed.devices
+
+
+def _engine(parsed: EngineModel, file: Path, key: str) -> EngineSpec:
     values = parsed.model_dump(exclude={"kind"})
+    if isinstance(parsed, VllmModel):
+        # A folder if there is one of that name beside the file, else a name on the hub.
+        here = _resolved(parsed.model, file)
+        told = {"command": tuple(parsed.command), "pass_env": tuple(parsed.pass_env)}
+        return VllmSpec(**{**values, **told, "model": str(here) if here.exists() else parsed.model})
     if isinstance(parsed, OpenAIModel):
         if urlsplit(parsed.base_url).username is not None:
             raise ConfigError(
@@ -224,6 +273,8 @@ def _engine(
         raise ConfigError(f"no such file or folder: {path}", file=str(file), key=f"{key}.path")
     if isinstance(parsed, ReplayModel):
         return ReplaySpec(str(path))
+    if isinstance(parsed, VllmLoraModel):
+        return VllmLoraSpec(parsed.base, str(path))
     return replace(LocalSpec(**values), path=str(path))
 
 

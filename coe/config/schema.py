@@ -28,6 +28,26 @@ class FootprintModel(Strict):
     gib: float = Field(0.0, ge=0)
     load_s: float = Field(0.0, ge=0)
     watts: float = Field(0.0, ge=0)
+    asleep_gib: float | None = Field(None, ge=0)
+    residue_gib: float = Field(0.0, ge=0)
+    wake_s: float = Field(0.3, ge=0)
+    sleep_s: float = Field(0.3, ge=0)
+    service_s: float = Field(1.0, gt=0)
+
+
+class HostingModel(Strict):
+    devices: list[str | Annotated[list[str], Field(min_length=1)]] = Field(default_factory=list)
+    pinned: bool = False
+    apart: list[str] = Field(default_factory=list)
+    max_in_flight: int | None = Field(None, ge=1)
+    max_queued: int = Field(10_000, ge=1)
+
+
+class SchedulingModel(Strict):
+    max_wait_s: float = Field(120.0, gt=0)
+    beta: float = Field(0.35, ge=0)
+    quantum_s: float = Field(30.0, gt=0)
+    max_queued: int = Field(100_000, ge=1)
 
 
 class LocalModel(Strict):
@@ -62,8 +82,30 @@ class ScriptedModel(Strict):
     fail_after_tokens: int | None = Field(None, ge=0)
 
 
+class VllmModel(Strict):
+    kind: Literal["vllm"]
+    model: str = Field(min_length=1)
+    command: list[str] = Field(default_factory=lambda: ["vllm", "serve"], min_length=1)
+    flags: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+    pass_env: list[str] = Field(default_factory=list)
+    sleep_level: Literal[0, 1, 2] = 0
+    port: int = Field(0, ge=0, le=65535)
+    uds: bool = False
+    timeout_s: float = Field(120.0, gt=0)
+    drain_s: float = Field(10.0, ge=0)
+    canary_tokens: int = Field(4, ge=0)
+
+
+class VllmLoraModel(Strict):
+    kind: Literal["vllm-lora"]
+    base: str
+    path: str = Field(min_length=1)
+
+
 EngineModel = Annotated[
-    LocalModel | OpenAIModel | ReplayModel | ScriptedModel, Field(discriminator="kind")
+    LocalModel | OpenAIModel | ReplayModel | ScriptedModel | VllmModel | VllmLoraModel,
+    Field(discriminator="kind"),
 ]
 
 
@@ -77,6 +119,7 @@ class ExpertModel(Strict):
     params_active_b: float | None = Field(None, gt=0)
     price: PriceModel | None = None
     footprint: FootprintModel = Field(default_factory=lambda: FootprintModel())
+    hosting: HostingModel = Field(default_factory=lambda: HostingModel())
 
 
 class EncoderModel(Strict):
@@ -122,6 +165,10 @@ class FileModel(Strict):
     local_memory_gib: float = Field(2.0, gt=0)
     local_threads: int = Field(1, ge=1, le=1024)
     startup_timeout_s: float = Field(300.0, gt=0)
+    devices: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    host_memory_gib: float = Field(0.0, ge=0)
+    state_dir: str = ".coe"
+    scheduling: SchedulingModel = Field(default_factory=lambda: SchedulingModel())
 
 
 ENGINES: Mapping[str, type[Strict]] = {
@@ -129,11 +176,15 @@ ENGINES: Mapping[str, type[Strict]] = {
     "openai": OpenAIModel,
     "replay": ReplayModel,
     "scripted": ScriptedModel,
+    "vllm": VllmModel,
+    "vllm-lora": VllmLoraModel,
 }
 PLACES: Mapping[str, type[Strict]] = {
     "experts": ExpertModel,
     "price": PriceModel,
     "footprint": FootprintModel,
+    "hosting": HostingModel,
+    "scheduling": SchedulingModel,
     "router": RouterModel,
     "policy": PolicyModel,
     "aggregator": AggregatorModel,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from coe.engines.base import Engine, EngineState, closing_stream
+from coe.errors import StartupError
 from coe.scheduling.dispatcher import Dispatcher
 from coe.types import Delta, GenerationRequest
 
@@ -26,8 +28,13 @@ class HostedEngine:
 
     async def ensure_ready(self, timeout_s: float) -> None:
         """Returns once it has been resident; the scheduler may need the room again at once."""
-        async with self._dispatcher.turn(self.expert_id):
-            await self.inner.ensure_ready(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s), self._dispatcher.turn(self.expert_id):
+                pass  # its turn comes only while it is resident
+        except TimeoutError:
+            raise StartupError(
+                self.expert_id, f"its turn did not come within {timeout_s:g} s"
+            ) from None
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         async with (
