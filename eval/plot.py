@@ -33,7 +33,7 @@ def plot_boards(boards: Sequence[Board], cost: str, file: Path) -> None:
     figure = _figure_class()(figsize=(8.0 * n_columns, 6.0 * n_rows), layout="constrained")
     for place, board in enumerate(drawn, start=1):
         _draw(figure.add_subplot(n_rows, n_columns, place), board, cost)
-    replace_file(file, lambda part: figure.savefig(part, format=file.suffix[1:], dpi=150))
+    replace_file(file, lambda part: figure.savefig(part, format=file.suffix[1:], dpi=100))
 
 
 def _draw(axes: Any, board: Board, cost: str) -> None:
@@ -46,12 +46,19 @@ def _draw(axes: Any, board: Board, cost: str) -> None:
     axes.axhline(level, color="0.2", linewidth=0.8, linestyle=":")
     place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
     axes.annotate(board.best_single, (0.99, level), **place)
-    axes.set_xscale("log")
+    # A linear axis: only there is a mix of two experts the straight line that it is drawn as.
+    axes.set_xlim(*_around([cost for tradeoff in board.tradeoffs for cost in tradeoff.costs]))
     axes.set_xlabel(f"{cost}, mean of a query")
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"pool {board.pool}, category {board.category}")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.25)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """A range with some room at both ends; dearer experts that nobody routes to are left out."""
+    room = 0.05 * (max(values) - min(values)) or 1.0
+    return min(values) - room, max(values) + room
 
 
 def _style(place: int) -> dict[str, Any]:
