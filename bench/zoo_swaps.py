@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from coe.scheduling import Effects, Site, SwapScheduler
 from coe.scheduling.dispatcher import Dispatcher, Driven
 from coe.scheduling.hosted import HostedEngine
 from coe.scheduling.peers import Fifo, LlamaSwap, Lru, Ollama
+from coe.scheduling.transitions import Counts
 from coe.types import GenerationRequest, Message
 
 RESULTS = Path(__file__).resolve().parent / "results" / "zoo_swaps.json"
@@ -35,7 +36,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOM_GIB = 0.0125
 """Two of the experts, the largest among them."""
 
-Make = Callable[[Site, Effects], Driven]
+
+class Counted(Driven, Protocol):
+    """A scheduler that says what it has done."""
+
+    @property
+    def counts(self) -> Counts: ...
+
+
+Make = Callable[[Site, Effects], Counted]
 RULES: Mapping[str, Make] = {
     "coe": SwapScheduler,
     "fifo": Fifo,
@@ -56,7 +65,13 @@ async def served(
     site = site_of(config)
     assert site is not None, "the zoo is hosted"
     engines = engines_for(config)
-    dispatcher = Dispatcher(engines, lambda effects: make(site, effects))
+    made: list[Counted] = []
+
+    def made_for(effects: Effects) -> Counted:
+        made.append(make(site, effects))
+        return made[0]
+
+    dispatcher = Dispatcher(engines, made_for)
     hosted = {id_: HostedEngine(engine, dispatcher) for id_, engine in engines.items()}
     began_s = time.perf_counter()
     results = await asyncio.gather(
@@ -66,7 +81,7 @@ async def served(
         )
     )
     wall_s = time.perf_counter() - began_s
-    counts = dispatcher.scheduler.counts
+    counts = made[0].counts
     await dispatcher.shut_down(10.0)
     graded = [
         questions.grade(query, text).score
@@ -101,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "experts.yaml")
     parser.add_argument("--requests", type=int, default=600)
-    parser.add_argument("--rates", type=float, nargs="+", default=[10.0, 20.0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[15.0])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
