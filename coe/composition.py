@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -100,7 +99,6 @@ class Composition:
         is_alone = len(decision.experts) == 1 and not self.router.is_adaptive
         if decision.is_pinned or is_alone:
             async with self._first_to_speak(request, decision) as answer:
-                self._sessions.answered(request.session, answer.decision.experts[0])
                 yield answer
         else:
             yield await self._together(request, decision)
@@ -119,45 +117,45 @@ class Composition:
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """Stops every engine; one that fails to stop does not keep the others running."""
-        if self._close is not None:
-            await self._close(timeout_s)
-        await asyncio.gather(
-            *(engine.stop(timeout_s) for engine in self.engines.values()), return_exceptions=True
-        )
+        try:
+            if self._close is not None:
+                await self._close(timeout_s)
+        finally:
+            stops = (engine.stop(timeout_s) for engine in self.engines.values())
+            await asyncio.gather(*stops, return_exceptions=True)
 
     @asynccontextmanager
     async def _first_to_speak(
         self, request: GenerationRequest, decision: RoutingDecision
     ) -> AsyncIterator[Answering]:
-        failures: list[CoeError] = []
-        for expert_id in self._candidates(decision, failures):
+        failures: dict[str, CoeError] = {}
+        expert_id: str | None = decision.experts[0]
+        while expert_id is not None:
             async with closing_stream(self.engines[expert_id].stream(request)) as deltas:
                 try:
                     head = await _head(expert_id, deltas)
                 except (EngineError, ContextOverflow) as error:
-                    failures.append(error)
+                    failures[expert_id] = error
                     _LOG.warning("expert %r was routed to and failed: %s", expert_id, error)
-                    continue
-                yield Answering(replace(decision, experts=(expert_id,)), _joined(head, deltas))
-                return
-        raise failures[0]
+                else:
+                    self._sessions.answered(request.session, expert_id)
+                    yield Answering(replace(decision, experts=(expert_id,)), _joined(head, deltas))
+                    return
+            expert_id = self._replacement(decision, failures)
+        raise next(iter(failures.values()))
 
-    def _candidates(self, decision: RoutingDecision, failures: Sequence[CoeError]) -> Iterator[str]:
-        """The chosen expert, then the next best; none whose context is as short as one that
-        overflowed. `failures` grows while this is walked through.
+    def _replacement(
+        self, decision: RoutingDecision, failures: Mapping[str, CoeError]
+    ) -> str | None:
+        """The policy's choice without those that failed, and without contexts as short as one that
+        overflowed; None once so many have failed as may.
         """
-        first = decision.experts[0]
-        yield first
-        if decision.is_pinned:
-            return
-        ranked = sorted(decision.scores, key=lambda id_: -decision.scores[id_])
-        left = [id_ for id_ in ranked if id_ != first]
-        for expert_id in left:
-            if len(failures) > self._failovers:
-                return
-            too_short = [e.context_tokens for e in failures if isinstance(e, ContextOverflow)]
-            if self.router.pool.expert(expert_id).context_tokens > max(too_short, default=0):
-                yield expert_id
+        if len(failures) > self._failovers:
+            return None
+        too_short = [e.context_tokens for e in failures.values() if isinstance(e, ContextOverflow)]
+        most = max(too_short, default=0)
+        short = {expert.id for expert in self.router.pool if expert.context_tokens <= most}
+        return self.router.replacement(decision, {*failures, *short})
 
     async def _together(self, request: GenerationRequest, decision: RoutingDecision) -> Answering:
         aggregator = self.aggregator
@@ -167,6 +165,7 @@ class Composition:
         if not asked.completions:
             raise asked.failures[0]
         experts = tuple(expert_id for expert_id, _ in asked.completions)
+        self._sessions.answered(request.session, experts[0])
         answer = await _aggregated(aggregator, request, asked.completions)
         return Answering(replace(decision, experts=experts), _whole(answer))
 

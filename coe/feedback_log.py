@@ -14,7 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _MIB = 1024 * 1024
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 MAX_TEXT_CHARS = 20_000
 """Of a longer query, so much is kept."""
+MOST_REPLACED = 8
+"""How often the score of one expert's answer can be replaced."""
 
 
 class UnknownDecision(RequestError):
@@ -58,6 +61,13 @@ class FeedbackFull(AdmissionError):
         )
 
 
+class FeedbackSettled(AdmissionError):
+    """The score of this answer was replaced so often that it stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(f"this score was replaced {MOST_REPLACED} times and stays as it is now")
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """What feedback was taken as."""
@@ -71,7 +81,8 @@ class Recorded:
 class _Rated:
     experts: tuple[str, ...]
     """Those that answered."""
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    """All that were given to each one's answer; the last counts."""
 
 
 class FeedbackLog:
@@ -106,9 +117,8 @@ class FeedbackLog:
                 self._file.close()
                 raise
         except OSError as error:
-            raise ConfigError(
-                f"cannot be used for feedback: {error}", file=str(file), key="router.feedback"
-            ) from None
+            problem = f"cannot be used for feedback: {error}"
+            raise ConfigError(problem, file=str(file), key="router.feedback") from None
 
     def remember(
         self, decision_id: str, text: str, decision: RoutingDecision, answered: Sequence[str]
@@ -117,53 +127,51 @@ class FeedbackLog:
 
         Never raises: a decision that cannot be written is forgotten, which is logged.
         """
-        event = {
-            "event": "decision",
-            "id": decision_id,
-            "time_s": round(self._clock(), 3),
+        told: dict[str, object] = {
             "text": text[:MAX_TEXT_CHARS],
             "asked": decision.experts,
             "answered": tuple(answered),
             "router": decision.router,
             "scores": {id_: round(score, 4) for id_, score in decision.scores.items()},
         }
-        self._recent.add(decision_id, _line(event))
+        self._recent.add(decision_id, self._line("decision", decision_id, told))
 
     def record(self, decision_id: str, score: float, expert_id: str | None = None) -> Recorded:
         """Appends feedback and waits for the disk. `expert_id` may be None where one answered.
 
-        Raises `UnknownDecision`, `UnclearExpert`, `FeedbackFull`, or `OSError` where the disk
-        fails. The last score given to an expert's answer is the one that counts.
+        Raises `UnknownDecision`, `UnclearExpert`, `FeedbackFull`, `FeedbackSettled`, or `OSError`
+        where the disk fails. The last score of an answer counts; the same again is not written.
         """
         with self._lock:
-            line = b""
-            rated = self._rated.get(decision_id)
+            line, rated = b"", self._rated.get(decision_id)
             if rated is None:
                 line = self._recent.find(decision_id)
                 rated = _Rated(tuple(json.loads(line)["answered"]))
             expert_id = _the_expert(rated.experts, expert_id)
-            event = {
-                "event": "feedback",
-                "id": decision_id,
-                "time_s": round(self._clock(), 3),
-                "expert": expert_id,
-                "score": score,
-            }
-            lines = line + _line(event)
-            if self._file.size + len(lines) > self._max_bytes:
+            given = rated.scores.setdefault(expert_id, [])
+            if given and given[-1] == score:
+                return Recorded(expert_id, is_replacement=True)
+            if len(given) > MOST_REPLACED:
+                raise FeedbackSettled
+            told = self._line("feedback", decision_id, {"expert": expert_id, "score": score})
+            if self._file.size + len(line + told) > self._max_bytes:
                 raise FeedbackFull(self._max_bytes)
-            self._file.append(lines)
+            self._file.append(line + told)
             os.fsync(self._file.fd)
-            recorded = Recorded(expert_id, expert_id in rated.scores)
-            rated.scores[expert_id] = score
+            given.append(score)
             self._rated[decision_id] = rated
-            return recorded
+            return Recorded(expert_id, is_replacement=len(given) > 1)
 
     def close(self) -> None:
         """Waits for feedback that is being written. Nothing is remembered afterwards."""
         with self._lock:
             self._recent.close()
             self._file.close()
+
+    def _line(self, kind: str, decision_id: str, told: dict[str, object]) -> bytes:
+        """A lone surrogate, which no UTF-8 can carry, becomes `?`."""
+        head = {"event": kind, "id": decision_id, "time_s": round(self._clock(), 3)}
+        return _to_json(head | told).encode("utf-8", "replace") + b"\n"
 
 
 class _AppendedFile:
@@ -210,8 +218,7 @@ class _RecentDecisions:
         self._max_bytes = max_bytes // 2
         self._lock = threading.Lock()
         self._is_failing = False
-        self._older = _Segment(self._older_path)
-        self._newer = _Segment(self._newer_path)
+        self._older, self._newer = _Segment(self._older_path), _Segment(self._newer_path)
 
     def add(self, decision_id: str, line: bytes) -> None:
         try:
@@ -238,10 +245,11 @@ class _RecentDecisions:
             self._older.file.close()
 
     def _turn(self) -> None:
-        os.replace(self._newer_path, self._older_path)
+        with suppress(FileNotFoundError):  # moved by an earlier turn, which failed below
+            os.replace(self._newer_path, self._older_path)
+        fresh = _Segment(self._newer_path)
         self._older.file.close()
-        self._older = self._newer
-        self._newer = _Segment(self._newer_path)
+        self._older, self._newer = self._newer, fresh
 
 
 class _Segment:
@@ -264,18 +272,13 @@ class _Segment:
         return place and os.pread(self.file.fd, place[1], place[0])
 
 
-def _line(event: Mapping[str, object]) -> bytes:
-    """A lone surrogate, which no UTF-8 can carry, becomes `?`."""
-    return _to_json(event).encode("utf-8", "replace") + b"\n"
-
-
 def _rated_in(content: bytes) -> dict[str, _Rated]:
     rated: dict[str, _Rated] = {}
     for event in events_in(content)[0]:
         if event["event"] == "decision":
             rated.setdefault(event["id"], _Rated(tuple(event["answered"])))
         elif event["id"] in rated:
-            rated[event["id"]].scores[event["expert"]] = event["score"]
+            rated[event["id"]].scores.setdefault(event["expert"], []).append(event["score"])
     return rated
 
 
@@ -293,8 +296,5 @@ def _lock_file(fd: int, file: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(
-            "another gateway writes this file; give each one its own",
-            file=str(file),
-            key="router.feedback",
-        ) from None
+        problem = "another gateway writes this file; give each one its own"
+        raise ConfigError(problem, file=str(file), key="router.feedback") from None

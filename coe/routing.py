@@ -7,7 +7,7 @@ a point. How a router is read from files is decided in `coe.assembly`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -83,6 +83,15 @@ class KeepsSession(Protocol):
 
     def for_session(self, previous: str | None) -> Policy:
         """The policy for one request; None where nobody has answered yet."""
+        ...
+
+
+@runtime_checkable
+class NamesExperts(Protocol):
+    """A policy that knows experts by name, and would miss those that a pool lacks."""
+
+    def without(self, expert_ids: Collection[str]) -> Policy:
+        """The policy for a pool without these; raises `RoutingError` if it knows no other."""
         ...
 
 
@@ -182,6 +191,24 @@ class Router:
             row = np.array([decision.scores[id_] for id_ in self.pool.ids])
             return self.policy.next(row, self.pool, heard)
         return next((id_ for id_ in decision.experts[len(heard) :]), None)
+
+    def replacement(self, decision: RoutingDecision, failed: Collection[str]) -> str | None:
+        """Whom the policy would have chosen without the experts that failed; None: nobody.
+
+        A limit on cost holds for it as for the first choice. A pinned expert and those of an
+        adaptive policy, which asks on by itself, have no replacement.
+        """
+        policy = self.policy
+        left = [id_ for id_ in self.pool.ids if id_ not in failed]
+        if decision.is_pinned or isinstance(policy, AdaptivePolicy) or not left:
+            return None
+        row = np.array([decision.scores[id_] for id_ in left])
+        try:
+            if isinstance(policy, NamesExperts):
+                policy = policy.without(failed)
+            return policy.choose(row, self.pool.subset(left))[0]
+        except RoutingError:
+            return None
 
     def with_policy(self, policy: Policy | AdaptivePolicy) -> Router:
         """The same predictions under another policy."""

@@ -37,7 +37,7 @@ def call_costs(name: str, benchmark: RecordedBenchmark, fitted_on: OutcomeTable)
     """`name` is "usd" or one of `coe.routers.policies.COSTS`.
 
     Of "usd" an expert's mean over the training answers is expected. Raises `ConfigError` naming an
-    expert whose cost is not known.
+    expert whose cost is not known, or saying that the answers judged have none.
     """
     check_cost(name)
     pool, table = benchmark.pool, benchmark.table
@@ -45,6 +45,12 @@ def call_costs(name: str, benchmark: RecordedBenchmark, fitted_on: OutcomeTable)
         fixed = costs_of(pool, name)
         return CallCosts(fixed, np.broadcast_to(fixed, table.scores.shape))
     trained = fitted_on.for_experts(pool.ids).cost_usd
+    if table.cost_usd is None and trained is not None:
+        raise ConfigError(
+            "what answers cost was recorded for training, but not for the queries to judge on; "
+            "record it there, too, or name another --cost",
+            key="cost",
+        )
     measured = np.zeros(len(pool), bool) if trained is None else ~np.isnan(trained).all(axis=0)
     if table.cost_usd is None or trained is None or not measured.all():
         unknown = pool.ids[int(np.argmin(measured))]

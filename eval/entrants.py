@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from coe.eval.harness import Judged
 from coe.eval.judging import judged_policy, verdict_named
 from coe.eval.recorded import RecordedBenchmark
+from coe.experts import ExpertPool
 from coe.outcomes import FloatArray, OutcomeTable
+from coe.routers.calibrated import reads_probabilities
 from coe.routers.calibration import Calibration
 from coe.routers.folds import FitsScorer, held_out_scores
 from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies.catalog import PolicySpec, policy_of
-from coe.routers.policies.kinds import KINDS
 from coe.routers.policies.tuning import VoteKind, fitted_vote, tuned
 from coe.routing import Encoder, Scorer
 from coe.types import Query
@@ -29,7 +30,6 @@ _TUNED_FOR: Mapping[str, VoteKind] = {
     "learned": "learned",
     "first": "majority",
 }
-_READ_AS_PROBABILITIES = frozenset({"multiplier", "budget", "calls", "threshold"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,26 +52,19 @@ class Entrant:
     make_chances: Callable[[], Chances]
     """Called at most once."""
     _chances: Chances | None = None
-    _votes: dict[tuple[str, ...] | None, LearnedVote] = field(default_factory=dict)
+    _votes: dict[str, LearnedVote] = field(default_factory=dict)
 
     def chances(self) -> Chances:
         if self._chances is None:
             self._chances = self.make_chances()
         return self._chances
 
-    def learned_vote(self, spec: PolicySpec, table: OutcomeTable) -> LearnedVote:
-        """Fitted on the training answers of the experts that the policy considers, and kept."""
-        if spec.experts not in self._votes:
-            self._votes[spec.experts] = fitted_vote(spec, table, self.chances().fitted_on)
-        return self._votes[spec.experts]
-
-
-def reads_probabilities(spec: PolicySpec, aggregator: str) -> bool:
-    """Whether scores must be probabilities for this policy and vote to mean what they say."""
-    kind = KINDS.get(spec.kind)
-    takes_model = kind is not None and kind.takes_model
-    is_priced = not _READ_AS_PROBABILITIES.isdisjoint(spec.options)
-    return takes_model or is_priced or aggregator in ("weighted", "learned")
+    def learned_vote(self, spec: PolicySpec, table: OutcomeTable, pool: ExpertPool) -> LearnedVote:
+        """Fitted on the training answers for this policy alone, and kept."""
+        key = str(spec)
+        if key not in self._votes:
+            self._votes[key] = fitted_vote(spec, table, self.chances().fitted_on, pool)
+        return self._votes[key]
 
 
 def judge(
@@ -91,7 +84,7 @@ def judge(
     chosen = spec
     if not spec.is_tuned:
         chosen = tuned(spec, fitted_on, entrant.chances().fitted_on, pool, _TUNED_FOR[aggregator])
-    model = entrant.learned_vote(chosen, fitted_on) if aggregator == "learned" else None
+    model = entrant.learned_vote(chosen, fitted_on, pool) if aggregator == "learned" else None
     verdict = verdict_named(aggregator, pool, model)
     policy = policy_of(chosen, model)
     per_query = judged_policy(policy, scores, benchmark.table, pool, verdict)

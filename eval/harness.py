@@ -95,11 +95,13 @@ def check_apart(judged: OutcomeTable, fitted: OutcomeTable) -> None:
     """Raises `DatasetError` if there is nothing to judge on, or some of it was fitted on."""
     if judged.n_queries == 0:
         raise DatasetError("the benchmark has no query to judge on")
-    known = {(query.id, query.text) for query in fitted.queries}
-    shared = sum((query.id, query.text) in known for query in judged.queries)
+    ids = {query.id for query in fitted.queries}
+    texts = {query.text for query in fitted.queries}
+    shared = sum(query.id in ids or query.text in texts for query in judged.queries)
     if shared:
         raise DatasetError(
-            f"{shared} of {judged.n_queries} queries to judge on were fitted on; use two splits"
+            f"{shared} of {judged.n_queries} queries to judge on were fitted on (by id or by "
+            "text); use two splits, and in each only ids and texts that the other lacks"
         )
 
 

@@ -25,10 +25,17 @@ from coe.routing import AdaptivePolicy, Heard, Policy
 
 AGGREGATORS = ("majority", "weighted", "learned", "first")
 """How several answers become one."""
+_REREAD = ("chain", "llm")
+"""Aggregators that show answers to further experts, whose answers to them nobody recorded."""
 
 
 def check_aggregator(name: str) -> None:
     """Raises `ConfigError` with the nearest known name."""
+    if name in _REREAD:
+        raise ConfigError(
+            f"aggregator {name!r} shows answers to experts again, so answers given once cannot "
+            f"judge it; choose one of --aggregator {', '.join(AGGREGATORS)}"
+        )
     if name not in AGGREGATORS:
         guess = nearest(name, AGGREGATORS)
         hint = f"; did you mean {guess!r}?" if guess else ""

@@ -116,7 +116,7 @@ async def run_routed(
 ) -> RoutedRun:
     """Routes all queries, then asks the chosen experts, grouped so that each loads once."""
     chosen = settings or LiveSettings()
-    decisions = composition.router.route_batch(queries)
+    decisions = await _decided(composition, queries)
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, decision in enumerate(decisions):
         groups.setdefault(decision.experts, []).append(i)
@@ -141,6 +141,14 @@ async def run_routed(
             grades.append(None)
             failures.append(Failure(query.id, decisions[i].experts, str(result)))
     return RoutedRun(tuple(decisions), tuple(grades), tuple(completions), tuple(failures))
+
+
+async def _decided(composition: Composition, queries: Sequence[Query]) -> list[RoutingDecision]:
+    """In a thread where deciding takes a model or a network, so that the loop stays free."""
+    route = composition.router.route_batch
+    if composition.decides_slowly:
+        return await asyncio.to_thread(route, queries)
+    return route(queries)
 
 
 class _Unwatched:

@@ -117,8 +117,11 @@ def cpt(curve: Curve, gap: Gap, recovered: float) -> float:
 def equal_quality_cost(curve: Curve, gap: Gap) -> float:
     """The least cost that is as good as the best single expert, as a share of *its* cost.
 
-    0.6 means that 40 % is saved; NaN where the curve never gets there.
+    0.6 means that 40 % is saved; NaN where the curve never gets there, or where the best single
+    expert is free, so that nothing can be saved.
     """
+    if gap.strong_cost <= 0:
+        return float("nan")
     return curve.least_cost(gap.strong_quality) / gap.strong_cost
 
 

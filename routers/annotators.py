@@ -122,8 +122,9 @@ def generate_with(
     """Turns one expert into a `Generate`; `seed` makes its samples repeatable, prompt by prompt.
 
     Each call opens the expert for itself, in an event loop of its own: connections of one loop are
-    of no use in another. So it must not be called from within a loop, only from a thread beside
-    it. The first failure ends the whole call with that error, as does `timeout_s`, for the call.
+    of no use in another. So it must not be called from within a loop (`RuntimeError`), only from a
+    thread beside it. The first failure ends the whole call with that error, as does `timeout_s`,
+    for the call.
     """
 
     def generate(prompts: Sequence[str]) -> Sequence[str]:
@@ -132,7 +133,8 @@ def generate_with(
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(_completed(open_expert, requests, timeout_s))
-        raise RoutingError(
+        # A mistake of the caller's, which nobody who forgives an expert's failure may hide.
+        raise RuntimeError(
             "this router asks an expert for keywords and would hold up the event loop; call it in "
             "a thread (`asyncio.to_thread`), as `decides_slowly` makes a composition's doors do"
         )

@@ -60,8 +60,10 @@ class Artifact:
     def save(self, folder: Path) -> None:
         """Writes the folder whole or not at all, replacing an earlier artifact of that name.
 
-        Refuses to replace a folder that is not an artifact.
+        Refuses to replace a folder that is not an artifact. A link stays, and what it points to
+        is replaced.
         """
+        folder = folder.resolve()
         if folder.exists() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
             raise ConfigError(
                 "is not empty and holds no router artifact; name another folder",
@@ -126,7 +128,11 @@ def _swap(fresh: Path, folder: Path) -> None:
         os.replace(fresh, folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    os.replace(folder, old)
+    try:
+        os.replace(folder, old)
+    except OSError:
+        old.rmdir()
+        raise
     try:
         os.replace(fresh, folder)
     except OSError:

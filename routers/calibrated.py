@@ -6,10 +6,27 @@ from collections.abc import Sequence
 
 from coe.routers.artifacts import Artifact, Manifest
 from coe.routers.calibration import Calibration
+from coe.routers.policies.catalog import PolicySpec
+from coe.routers.policies.kinds import KINDS
 from coe.routing import Explainer, FloatArray, Scorer
 from coe.types import Query
 
 _PREFIX = "calibration"
+_READ_AS_PROBABILITIES = frozenset({"multiplier", "budget", "calls", "threshold"})
+_WEIGHING = ("weighted", "learned")
+"""Votes that weigh experts by their chances."""
+
+
+def reads_probabilities(spec: PolicySpec, aggregator: str) -> bool:
+    """Whether scores must be probabilities for this policy and vote to mean what they say.
+
+    A policy that only ranks sees the scorer's own scores: calibration, expert by expert, may
+    change who is first.
+    """
+    kind = KINDS.get(spec.kind)
+    takes_model = kind is not None and kind.takes_model
+    is_priced = not _READ_AS_PROBABILITIES.isdisjoint(spec.options)
+    return takes_model or is_priced or aggregator in _WEIGHING
 
 
 class CalibratedScorer:

@@ -149,9 +149,14 @@ def _keep(file: Path, name: str, found: dict[str, Skills]) -> None:
 
 def _kept(file: Path, name: str) -> dict[str, Skills]:
     """What this annotator named before; lines that were cut off are passed over."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=str(file)) from None
     found: dict[str, Skills] = {}
     n_read = 0
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    # Not `splitlines`: a skill may hold one of the many other characters that it breaks at.
+    lines = [line for line in text.split("\n") if line]
     for line in lines:
         try:
             row = json.loads(line)

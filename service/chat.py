@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -31,6 +31,7 @@ from coe.service.wire import COMPLETION_PREFIX, ChatCall, read_chat
 from coe.types import Delta, FinishReason, Query
 
 _MAX_SCORES = 8
+_FAREWELL_S = 1.0
 _STREAM_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -158,9 +159,14 @@ class ChatCompletions:
         except Exception as error:
             if not is_started:
                 raise
-            await send(_piece(error_event(answer_for(error, listener.request_id).envelope)))
+            told = _piece(error_event(answer_for(error, listener.request_id).envelope))
+            with suppress(TimeoutError):
+                # Whoever reads no more must not hold this request for ever.
+                async with asyncio.timeout(_FAREWELL_S):
+                    await send(told)
             return
-        await send({"type": "http.response.body", "body": DONE})
+        async with self._deadline(listener.until_s):
+            await send({"type": "http.response.body", "body": DONE})
 
     @asynccontextmanager
     async def _deadline(self, until_s: float) -> AsyncIterator[None]:

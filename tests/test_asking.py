@@ -16,10 +16,12 @@ from coe.errors import ContextOverflow, StartupError, UpstreamError
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.routers.policies import (
     AdaptiveVote,
+    Among,
     EarlyStoppingVote,
     FallbackOnUnreadable,
     SessionAffinity,
     TopK,
+    WithinLimit,
 )
 from coe.routing import AdaptivePolicy, FloatArray, Policy, Router
 from coe.sessions import Sessions
@@ -51,11 +53,18 @@ def _composed(
     aggregator: Aggregator | None = None,
     failovers: int = 2,
     context_tokens: dict[str, int] | None = None,
+    params_active_b: dict[str, float] | None = None,
 ) -> tuple[Composition, dict[str, ScriptedEngine]]:
     contexts = context_tokens or {}
     pool = ExpertPool(
         tuple(
-            Expert(id_, spec, context_tokens=contexts.get(id_, 4096), max_tokens=8)
+            Expert(
+                id_,
+                spec,
+                context_tokens=contexts.get(id_, 4096),
+                max_tokens=8,
+                params_active_b=(params_active_b or {}).get(id_),
+            )
             for id_, spec in specs.items()
         )
     )
@@ -292,3 +301,48 @@ async def test_routing_by_an_adaptive_policy_names_the_first_expert() -> None:
     decision = composition.router.route("hello")
     assert decision.experts == ("a",)
     assert "may ask further experts" in decision.reasons[-1]
+
+
+async def test_a_replacement_keeps_to_the_limit_on_cost() -> None:
+    specs = {"a": DEAD, "big": _says("big"), "c": _says("c")}
+    params = {"a": 1.0, "big": 400.0, "c": 2.0}
+    policy = WithinLimit(TopK(1), "params_active_b", 5.0)
+    composition, _ = _composed(specs, policy, params_active_b=params)
+    assert (await _answered(composition))[1] == ("c",)
+
+
+async def test_a_replacement_is_one_of_the_experts_that_are_considered() -> None:
+    specs = {"a": DEAD, "b": _says("b"), "c": _says("c")}
+    composition, _ = _composed(specs, SessionAffinity(Among(TopK(1), ("a", "c")), 0.1))
+    assert (await _answered(composition))[1] == ("c",)
+    alone, _ = _composed(specs, Among(TopK(1), ("a",)))
+    with pytest.raises(UpstreamError, match="'a'"):
+        await _answered(alone)
+
+
+async def test_a_session_remembers_who_led_several() -> None:
+    specs = {"a": DEAD, "b": _says("b"), "c": _says("c")}
+    composition, engines = _composed(specs, SessionAffinity(TopK(2), switch_cost=0.5))
+    request = GenerationRequest(_request().messages, session="s")
+    await composition.complete(request, composition.decide(request))
+    assert len(engines["a"].requests) == 1
+    assert composition.decide(request).experts[0] == "b"
+
+
+async def test_first_is_the_first_that_can_be_read() -> None:
+    specs = {"a": _says("I\ncannot say"), "b": _says("The answer is (B)")}
+    composition, _ = _composed(specs, FallbackOnUnreadable(2), First(read=stated_answer))
+    assert (await _answered(composition))[0] == "The answer is (B)"
+
+
+async def test_engines_are_stopped_even_if_closing_fails() -> None:
+    composition, engines = _composed({"a": _says("a")}, TopK(1))
+
+    async def fails(_: float) -> None:
+        raise RuntimeError("no")
+
+    composition = Composition(composition.router, engines, close=fails)
+    await composition.complete(_request(), composition.decide(_request()))
+    with pytest.raises(RuntimeError):
+        await composition.stop()
+    assert engines["a"].state is EngineState.STOPPED

@@ -146,6 +146,12 @@ def test_full_expert_is_read(tmp_path: Path) -> None:
             "experts[0].engine.base_url",
             ["api_key_env"],
         ),
+        (
+            f"experts: [{EXPERT}]\nencoder: {{kind: endpoint, model: m, "
+            "base_url: 'http://:secret@x/v1'}",
+            "encoder.base_url",
+            ["api_key_env"],
+        ),
         ("[" * 3000, None, ["nested too deeply"]),
     ],
 )
@@ -160,6 +166,42 @@ def test_wrong_file_is_explained(
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[abc",
+        "http://me:secret@[abc/v1",
+        "http://x:port/v1",
+        "http://x:99999/v1",
+        "http:///v1",
+        "ftp://me:secret@x/v1",
+        "me:secret@x/v1",
+        "http://me:secret@x/v1",
+        "http://secret@x/v1",
+    ],
+)
+@pytest.mark.parametrize("place", ["experts[0].engine", "encoder"])
+def test_address_that_cannot_be_asked_is_refused_and_not_repeated(
+    tmp_path: Path, place: str, url: str
+) -> None:
+    expert, encoder = EXPERT, "{}"
+    if place == "encoder":
+        encoder = f"{{kind: endpoint, model: m, base_url: '{url}'}}"
+    else:
+        expert = f"{{id: a, engine: {{kind: openai, base_url: '{url}'}}}}"
+    with pytest.raises(ConfigError) as caught:
+        load_config(_write(tmp_path, f"experts: [{expert}]\nencoder: {encoder}"))
+    assert caught.value.key == f"{place}.base_url"
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8000/v1", "https://host.example/v1"])
+def test_addresses_are_kept_as_they_are_written(tmp_path: Path, url: str) -> None:
+    encoder = f"{{kind: endpoint, model: m, base_url: '{url}'}}"
+    config = load_config(_write(tmp_path, f"experts: [{EXPERT}]\nencoder: {encoder}"))
+    assert config.encoder.base_url == url
 
 
 @pytest.mark.parametrize(

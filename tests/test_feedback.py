@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,8 +16,10 @@ from coe.errors import ConfigError, DatasetError
 from coe.feedback import Rating, feedback_table, merged, read_feedback
 from coe.feedback_log import (
     MAX_TEXT_CHARS,
+    MOST_REPLACED,
     FeedbackFull,
     FeedbackLog,
+    FeedbackSettled,
     UnclearExpert,
     UnknownDecision,
 )
@@ -88,6 +91,34 @@ def test_second_feedback_replaces_the_first(log: FeedbackLog, file: Path) -> Non
     assert log.record("d1", 0.0).is_replacement
     (rating,), _ = read_feedback(file)
     assert rating.score == 0.0
+
+
+def test_the_same_score_again_is_not_written(log: FeedbackLog, file: Path) -> None:
+    decide(log, "d1")
+    log.record("d1", 1.0)
+    size = file.stat().st_size
+    assert log.record("d1", 1.0).is_replacement
+    assert file.stat().st_size == size
+    # It is compared with the last score, not with any.
+    log.record("d1", 0.0)
+    log.record("d1", 1.0)
+    assert read_feedback(file)[0][0].score == 1.0
+
+
+def test_one_answer_cannot_fill_the_file(log: FeedbackLog, file: Path) -> None:
+    decide(log, "d1", "q", "a", "b")
+    for i in range(MOST_REPLACED + 1):
+        assert log.record("d1", i % 2, "a").is_replacement is (i > 0)
+    size = file.stat().st_size
+    with pytest.raises(FeedbackSettled, match=f"replaced {MOST_REPLACED} times"):
+        log.record("d1", 0.5, "a")
+    log.close()
+    again = FeedbackLog(file)
+    with pytest.raises(FeedbackSettled):
+        again.record("d1", 0.5, "a")
+    assert file.stat().st_size == size
+    assert not again.record("d1", 0.5, "b").is_replacement
+    again.close()
 
 
 def test_feedback_on_an_unknown_decision_is_refused(log: FeedbackLog, file: Path) -> None:
@@ -267,6 +298,35 @@ def test_full_disk_loses_one_line_and_no_more(file: Path, monkeypatch: pytest.Mo
     assert not log.record("d1", 1.0).is_replacement
     log.close()
     assert len(read_feedback(file)[0]) == 1
+
+
+def test_a_failure_to_turn_the_recent_files_is_got_over(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = FeedbackLog(file, recent_bytes=2000)
+    decide(log, "d0")
+    line = file.with_name("feedback.jsonl.recent").stat().st_size
+    n_that_fit = 1000 // line
+    for i in range(1, n_that_fit):
+        decide(log, f"d{i}")
+
+    def no_more(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "open", no_more)
+    with caplog.at_level(logging.WARNING):
+        decide(log, "lost")
+    assert "too many open files" in caplog.text
+    monkeypatch.undo()
+    decide(log, "next")
+    log.record("d0", 1.0)
+    log.record("next", 1.0)
+    with pytest.raises(UnknownDecision):
+        log.record("lost", 1.0)
+    log.close()
+    again = FeedbackLog(file)
+    again.record(f"d{n_that_fit - 1}", 1.0)
+    again.close()
 
 
 def test_threads_lose_nothing(file: Path) -> None:

@@ -71,14 +71,24 @@ class StopsEarly(Protocol):
 
 
 class First:
-    """The answer of the best expert that gave one."""
+    """The answer of the best expert whose answer can be read; the best one's if none can."""
 
     name = "first"
 
+    def __init__(self, read: Read | None = None) -> None:
+        """`read` None takes any completion for an answer."""
+        self._read = read or str
+
     def is_settled(self, done: Mapping[int, Completion], n_asked: int) -> bool:
-        return 0 in done
+        for rank in range(n_asked):
+            if rank not in done:
+                return False
+            if self._read(done[rank].text) is not None:
+                return True
+        return True
 
     async def aggregate(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
     ) -> str:
-        return completions[0][1].text
+        readable = (c.text for _, c in completions if self._read(c.text) is not None)
+        return next(readable, completions[0][1].text)

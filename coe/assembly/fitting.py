@@ -19,11 +19,10 @@ from coe.errors import DatasetError
 from coe.experts import ExpertPool
 from coe.outcomes import BoolArray, FloatArray, OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
-from coe.routers.calibrated import calibration_artifact
-from coe.routers.calibration import Calibration
+from coe.routers.calibrated import calibration_artifact, reads_probabilities
+from coe.routers.calibration import Calibration, Method
 from coe.routers.policies import PolicySpec, TopK
 from coe.routers.policies.guard import held_out_as_asked
-from coe.routers.policies.kinds import KINDS
 from coe.routers.policies.tuning import VoteKind, fitted_vote, tuned
 from coe.routers.remembered import KnownTexts
 from coe.routing import Encoder, Router, Scorer
@@ -73,12 +72,15 @@ class Fitting:
         """The same, had the rows left out never been there to fit on."""
         return self._held_out(~left_out)
 
+    @cached_property
+    def held_out_as_served(self) -> FloatArray:
+        """`held_out`, as probabilities where the served router's scores are."""
+        return self._calibration.probabilities(self.held_out)
+
     @property
     def needs_held_out(self) -> bool:
         """Whether the policy or the aggregator reads scores as probabilities."""
-        kind = KINDS.get(self.spec.kind)
-        is_adaptive = kind is not None and kind.is_adaptive
-        return is_adaptive or not self.spec.is_tuned or self._aggregator in _VOTES
+        return reads_probabilities(self.spec, self._aggregator)
 
     def artifact(self) -> Artifact:
         """The scorer, and as parts a calibration, the learned vote and the policy's numbers.
@@ -88,16 +90,21 @@ class Fitting:
         artifact = fitted_scorer(self._kind, self.table, self._encoder).artifact()
         if not self.needs_held_out:
             return artifact
-        calibration = Calibration.fit("platt", self.held_out, self.table.scores)
-        chances = calibration.probabilities(self.held_out)
-        parts = {"calibration": calibration_artifact(calibration, artifact.manifest)}
+        chances = self.held_out_as_served
+        parts = {"calibration": calibration_artifact(self._calibration, artifact.manifest)}
         vote = _VOTES.get(self._aggregator, "majority")
         found = tuned(self.spec, self.table, chances, self.config.pool, vote)
         if self._aggregator == "learned":
-            parts["vote"] = fitted_vote(found, self.table, chances).artifact()
+            pool = self.config.pool
+            parts["vote"] = fitted_vote(found, self.table, chances, pool).artifact()
         if not self.spec.is_tuned:
             parts["policy"] = self._policy_artifact(found)
         return replace(artifact, parts={**artifact.parts, **parts})
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        method: Method = "platt" if self.needs_held_out else "none"
+        return Calibration.fit(method, self.held_out, self.table.scores)
 
     @property
     def _aggregator(self) -> str:

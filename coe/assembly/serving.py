@@ -78,7 +78,7 @@ def aggregator_for(
     if config.kind == "chain":
         return Chain(config.max_chars)
     if config.kind == "first":
-        return First()
+        return First(read=stated_answer)
     if config.kind == "weighted":
         return WeightedVote({}, read=stated_answer)
     return MajorityVote(read=stated_answer)

@@ -58,7 +58,11 @@ async def _routed(config: Config, request: GenerationRequest) -> AsyncIterator[A
 
     composition = load_composition(config)
     try:
-        async with composition.answering(request, composition.decide(request)) as answer:
+        if composition.decides_slowly:
+            decision = await asyncio.to_thread(composition.decide, request)
+        else:
+            decision = composition.decide(request)
+        async with composition.answering(request, decision) as answer:
             yield answer
     finally:
         await composition.stop(_STOP_S)

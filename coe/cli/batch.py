@@ -15,7 +15,7 @@ from coe.cli.options import DEFAULT_CONFIG, ConfigOption
 if TYPE_CHECKING:
     from coe.composition import Composition
     from coe.service.batches.journal import Journal
-    from coe.service.batches.lines import BatchRequest
+    from coe.service.batches.lines import BatchFile
     from coe.service.batches.running import BatchSummary
 
 _STOP_S = 10.0
@@ -30,7 +30,10 @@ def batch(
         bool, typer.Option("--retry-failed", help="Ask again what failed in an earlier run.")
     ] = False,
 ) -> None:
-    """Answer a file of requests. Run it again after a crash: what is done is not asked again."""
+    """Answer a file of requests. Run it again after a crash: what is done is not asked again.
+
+    Exits with 1 if some failed; their lines say why.
+    """
     from coe.assembly import load_composition
     from coe.config import ROUTED_MODEL, load_config
     from coe.service.batches.journal import Journal
@@ -39,15 +42,17 @@ def batch(
     loaded = load_config(config)
     read = read_requests(requests, (ROUTED_MODEL, *loaded.pool.ids))
     composition = load_composition(loaded)
-    with Journal(out, requests) as journal:
+    with Journal(out, requests, read.request_ids if retry_failed else None) as journal:
         summary = asyncio.run(_run(composition, read, journal, retry_failed))
     resumed = f", {summary.n_resumed} of them by an earlier run" if summary.n_resumed else ""
     print(f"{summary.n_requests} requests{resumed}, {summary.n_failed} failed: {out}")
+    if summary.n_failed:
+        raise typer.Exit(1)
 
 
 async def _run(
     composition: Composition,
-    requests: tuple[BatchRequest, ...],
+    requests: BatchFile,
     journal: Journal,
     retry_failed: bool,
 ) -> BatchSummary:

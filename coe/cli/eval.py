@@ -46,8 +46,8 @@ def mmlu_pro(
     split: SplitOption = "test",
     pool: PoolOption = None,
     router: RoutersOption = None,
-    policy: PolicyOption = "top-1",
-    aggregator: AggregatorOption = "majority",
+    policy: PolicyOption = None,
+    aggregator: AggregatorOption = None,
     text: Annotated[
         str, typer.Option(help="What is routed: question, or question-options as live clients ask.")
     ] = "question",
@@ -56,7 +56,7 @@ def mmlu_pro(
     encoder: EncoderOption = "auto",
     hide_category: HideOption = False,
     leaderboard: LeaderboardOption = False,
-    cost: CostOption = "params_active_b",
+    cost: CostOption = None,
     plot: PlotOption = None,
     json_file: ReportOption = None,
     seed: SeedOption = 0,
@@ -94,14 +94,14 @@ def llmrouter_mix(
     split: SplitOption = "test",
     pool: PoolOption = None,
     router: RoutersOption = None,
-    policy: PolicyOption = "top-1",
-    aggregator: AggregatorOption = "majority",
+    policy: PolicyOption = None,
+    aggregator: AggregatorOption = None,
     fit_data: FitDataOption = None,
     fit_split: FitSplitOption = "train",
     encoder: EncoderOption = "auto",
     hide_category: HideOption = False,
     leaderboard: LeaderboardOption = False,
-    cost: CostOption = "params_active_b",
+    cost: CostOption = None,
     plot: PlotOption = None,
     json_file: ReportOption = None,
     seed: SeedOption = 0,
@@ -140,8 +140,8 @@ def zoo(
         str, typer.Option(help="test; or all: ask train and test, fit on the one, judge the other.")
     ] = "test",
     router: RoutersOption = None,
-    policy: PolicyOption = "top-1",
-    aggregator: AggregatorOption = "majority",
+    policy: PolicyOption = None,
+    aggregator: AggregatorOption = None,
     record: Annotated[
         Path | None, typer.Option(help="Write every answer and outcome to this file (parquet).")
     ] = None,
@@ -161,7 +161,7 @@ def zoo(
         config=config,
         split=split,
         routers=None if router is None else tuple(listed(router)),
-        policies=tuple(specs_of(listed(policy))),
+        policies=None if policy is None else tuple(specs_of(listed(policy))),
         aggregator=aggregator,
         record=record,
         concurrency=concurrency,
@@ -186,7 +186,7 @@ def _judge(
     out = Output()
     if is_leaderboard:
         boards = judge_leaderboard(options, load)
-        out.boards(boards.boards, options.cost)
+        out.boards(boards.boards, options.traded)
         out.boards_json(json_file, boards.boards, boards.provenance)
         if options.plot is not None:
             out.line(f"drawn to {options.plot}")

@@ -28,14 +28,21 @@ RoutersOption = Annotated[
     str | None, typer.Option("--router", help="Routers to judge, separated by commas.")
 ]
 PolicyOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Policies, separated by commas: top-1, top-3, vote:k=3, fallback:k=3, "
-        "adaptive-vote:k=10:calls=3, priced-vote:cost=params_active_b:budget=20 …"
+        "adaptive-vote:k=10:calls=3, priced-vote:cost=params_active_b:budget=20 … "
+        "Default: top-1; of the router that a configuration serves, its own.",
+        show_default=False,
     ),
 ]
 AggregatorOption = Annotated[
-    str, typer.Option(help="How several answers become one: majority, weighted, learned, first.")
+    str | None,
+    typer.Option(
+        help="How several answers become one: majority, weighted, learned, first. "
+        "Default: majority; of the router that a configuration serves, its own.",
+        show_default=False,
+    ),
 ]
 FitDataOption = Annotated[
     Path | None, typer.Option(help="Folder that routers are fitted on; default: --data.")
@@ -55,7 +62,11 @@ LeaderboardOption = Annotated[
     ),
 ]
 CostOption = Annotated[
-    str, typer.Option(help="Cost that --leaderboard trades against quality, or usd.")
+    str | None,
+    typer.Option(
+        help="Cost that --leaderboard trades against quality, or usd. Default: params_active_b.",
+        show_default=False,
+    ),
 ]
 PlotOption = Annotated[
     Path | None, typer.Option(help="With --leaderboard: picture of cost against quality.")

@@ -36,7 +36,7 @@ def checked(fitting: Fitting, data: FitData) -> tuple[Verdict | None, list[str]]
         _tell(f"checking {scorer} on held-out queries: {n_fits} fits")
     try:
         scores = fitting.held_out
-        verdict = judged(scores, table) if unjudged is None else None
+        verdict = judged(fitting.held_out_as_served, table) if unjudged is None else None
         lines = [_told(verdict) if verdict else unjudged or _too_few(n_comparable, MIN_QUERIES)]
         if can_compare:
             is_rated = np.arange(table.n_queries) >= data.n_recorded
@@ -65,8 +65,8 @@ def _told(verdict: Verdict) -> str:
     if verdict.is_kept:
         return f"guard: {verdict}"
     return (
-        f"guard: {verdict}, so {verdict.best_single} will answer everything "
-        "(--no-guard uses the router all the same)"
+        f"guard: {verdict}, so experts will be ranked by their overall record, "
+        f"{verdict.best_single} first (--no-guard uses the router all the same)"
     )
 
 

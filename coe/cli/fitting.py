@@ -27,21 +27,10 @@ def fitted_entrants(
         for name in names:
             scorer = fit_scorer(name, fitted_on, encoder)
             scores = scorer.score(benchmark.table.queries)
-            entrants.append(entrant(name, scores, fitted_on, encoder, tells_category))
+            make = partial(_chances, name, scores, fitted_on, encoder, tells_category)
+            entrants.append(Entrant(name, scores, make))
             bar.advance()
     return entrants
-
-
-def entrant(
-    name: str,
-    scores: FloatArray,
-    fitted_on: OutcomeTable,
-    encoder: Encoder,
-    tells_category: bool,
-) -> Entrant:
-    """A router with its scores, which can be made into probabilities if a policy wants them."""
-    make = partial(_chances, name, scores, fitted_on, encoder, tells_category)
-    return Entrant(name, scores, make)
 
 
 def _chances(

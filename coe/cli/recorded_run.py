@@ -13,7 +13,7 @@ from coe.cli.progress import progress_bar
 from coe.encoders import default_encoder
 from coe.errors import ConfigError
 from coe.eval.costs import check_cost
-from coe.eval.entrants import judge, reads_probabilities
+from coe.eval.entrants import judge
 from coe.eval.harness import Row, check_apart, evaluate
 from coe.eval.judging import check_aggregator, comparable
 from coe.eval.leaderboard import Board, leaderboard
@@ -22,6 +22,7 @@ from coe.eval.provenance import Origin, provenance
 from coe.eval.recorded import POOLS, RecordedBenchmark
 from coe.eval.vectors import recorded_encoder
 from coe.outcomes import FloatArray, OutcomeTable
+from coe.routers.calibrated import reads_probabilities
 from coe.routing import Encoder
 
 Load = Callable[[Path, str, Sequence[str] | str], RecordedBenchmark]
@@ -41,16 +42,24 @@ class RecordedOptions:
     split: str
     pool: str | None
     routers: str | None
-    policies: str
-    aggregator: str
+    policies: str | None
+    """None is top-1."""
+    aggregator: str | None
+    """None is majority."""
     fit_data: Path | None
     fit_split: str
     encoder: str
     hide_category: bool
-    cost: str
+    cost: str | None
+    """Of a leaderboard; None is `params_active_b`."""
     plot: Path | None
     seed: int
     arguments: tuple[str, ...]
+
+    @property
+    def traded(self) -> str:
+        """The cost that a leaderboard trades against quality."""
+        return self.cost or "params_active_b"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,10 +81,16 @@ def judge_recorded(options: RecordedOptions, load: Load) -> RecordedResult:
     """Every named router under every named policy."""
     names = listed(options.routers or "category,knn")
     check_routers(names)
-    check_aggregator(options.aggregator)
-    specs = specs_of(listed(options.policies))
+    aggregator = options.aggregator or "majority"
+    check_aggregator(aggregator)
+    specs = specs_of(listed(options.policies or "top-1"))
     if options.plot is not None:
         raise ConfigError("--plot draws the curves of --leaderboard; add that option")
+    if options.cost is not None:
+        raise ConfigError(
+            "--cost is that of --leaderboard; add that option, or name a policy's cost as in "
+            "--policy top-1:cost=params_active_b:budget=20"
+        )
     pool = options.pool or "all"
     benchmark, fitted_on = _read(options, load, pool)
     told = "hidden" if options.hide_category else "given"
@@ -87,14 +102,14 @@ def judge_recorded(options: RecordedOptions, load: Load) -> RecordedResult:
     entrants = fitted_entrants(names, fitted_on, benchmark, encoder, tells)
     answered = RecordedBenchmark(comparable(benchmark.table), benchmark.pool)
     trained = comparable(fitted_on)
-    if any(reads_probabilities(spec, options.aggregator) for spec in specs):
+    if any(reads_probabilities(spec, aggregator) for spec in specs):
         for entrant in entrants:
             entrant.chances()
     pairs = [(entrant, spec) for entrant in entrants for spec in specs]
     judged = []
     with progress_bar("judging", len(pairs)) as bar:
         for entrant, spec in pairs:
-            judged.append(judge(entrant, spec, options.aggregator, answered, trained))
+            judged.append(judge(entrant, spec, aggregator, answered, trained))
             bar.advance()
     rows = evaluate(benchmark, judged, fitted_on, pool, seed=options.seed)
     origin = _origin(options, benchmark, fitted_on, encoder)
@@ -108,7 +123,13 @@ def judge_leaderboard(options: RecordedOptions, load: Load) -> BoardsResult:
     """
     names = listed(options.routers) if options.routers else _LEADING
     check_routers(names)
-    check_cost(options.cost)
+    for option, value in (("--policy", options.policies), ("--aggregator", options.aggregator)):
+        if value is not None:
+            raise ConfigError(
+                f"--leaderboard compares routers at one call a query, so {option} says nothing; "
+                "leave one of the two out"
+            )
+    check_cost(options.traded)
     if options.plot is not None:
         check_plot_file(options.plot)
     boards: list[Board] = []
@@ -123,7 +144,7 @@ def judge_leaderboard(options: RecordedOptions, load: Load) -> BoardsResult:
         origin = origin or _origin(options, benchmark, fitted_on, encoder)
         boards += _boards(options, benchmark, fitted_on, encoder, names, pool)
     if options.plot is not None:
-        plot_boards(boards, options.cost, options.plot)
+        plot_boards(boards, options.traded, options.plot)
     if origin is None:
         raise ConfigError("no pool was named")
     return BoardsResult(boards, provenance(origin))
@@ -152,7 +173,7 @@ def _boards(
                 scores[told][name] = scorer.score(asked)
             bar.advance()
     return [
-        leaderboard(benchmark, fitted_on, each, (pool, told), options.cost, options.seed)
+        leaderboard(benchmark, fitted_on, each, (pool, told), options.traded, options.seed)
         for told, each in scores.items()
     ]
 

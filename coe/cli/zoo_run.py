@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from coe.assembly import encoder_for, engines_for, load_composition, load_router
+from coe.assembly import encoder_for, engines_for, load_composition, load_router, spec_for
 from coe.cli.eval_options import check_routers
-from coe.cli.fitting import entrant, fitted_entrants
+from coe.cli.fitting import fitted_entrants
 from coe.cli.progress import progress_bar
+from coe.cli.served import ServedRouter
 from coe.config import Config, load_config
 from coe.engines.base import Engine
 from coe.errors import ConfigError, DatasetError
 from coe.eval.datasets import QuestionSet, RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
-from coe.eval.entrants import Entrant, judge
-from coe.eval.harness import Row, evaluate
+from coe.eval.entrants import judge
+from coe.eval.harness import Judged, Row, evaluate
 from coe.eval.judging import check_aggregator, comparable
 from coe.eval.live import (
     Failure,
@@ -33,8 +34,8 @@ from coe.eval.provenance import Origin, provenance
 from coe.eval.readiness import unready
 from coe.eval.report import FieldMatrix, field_matrix
 from coe.outcomes import OutcomeTable
-from coe.routers.calibrated import CalibratedScorer
 from coe.routers.policies import PolicySpec
+from coe.routers.policies.guard import JudgedScorer
 from coe.routing import Router
 
 
@@ -46,8 +47,10 @@ class ZooOptions:
     split: str
     routers: Sequence[str] | None
     """None judges the fitted router that the configuration serves."""
-    policies: Sequence[PolicySpec]
-    aggregator: str
+    policies: Sequence[PolicySpec] | None
+    """None: the configured one, or top-1 of routers that are named."""
+    aggregator: str | None
+    """None: the configured one, or majority of routers that are named."""
     record: Path | None
     concurrency: int
     ready_timeout_s: float
@@ -73,8 +76,9 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     """
     if options.split not in ("test", "all"):
         raise ConfigError(f"--split is 'test' or 'all', not {options.split!r}")
-    _check(options)
     config = load_config(options.config)
+    judging = _judging(options, config)
+    _check(options, judging)
     questions = load_zoo(None if options.split == "all" else options.split)
     recorded = None if options.split == "all" else _recorded(config)
     served = load_router(config) if options.routers is None and recorded else None
@@ -90,7 +94,8 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         answered.for_experts(ids).without_categories(), config.pool.subset(ids)
     )
     fitted_on = fitted_on.for_experts(ids)
-    rows = _rows(config, options, benchmark, fitted_on, served)
+    judged = _judged(config, options, judging, benchmark, fitted_on, served)
+    rows = evaluate(benchmark, judged, fitted_on, "zoo", seed=options.seed)
     origin = Origin(
         "zoo",
         benchmark.digest(),
@@ -106,13 +111,29 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         field_matrix(answered),
         {**provenance(origin), "category": "hidden"},
         live.failures + (routed.failures if routed else ()),
-        _notes(live, routed, options),
+        _notes(live, routed, options, served),
     )
 
 
-def _check(options: ZooOptions) -> None:
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """Under which policies and which vote routers are judged."""
+
+    specs: Sequence[PolicySpec]
+    aggregator: str
+
+
+def _judging(options: ZooOptions, config: Config) -> _Judging:
+    if options.routers is None:
+        spec, aggregator = spec_for(config), config.router.aggregator.kind
+    else:
+        spec, aggregator = PolicySpec("top-1"), "majority"
+    return _Judging(options.policies or (spec,), options.aggregator or aggregator)
+
+
+def _check(options: ZooOptions, judging: _Judging) -> None:
     """What can be told wrong before minutes of asking is told then."""
-    check_aggregator(options.aggregator)
+    check_aggregator(judging.aggregator)
     check_routers(options.routers or ())
     if options.record is not None and options.record.is_dir():
         raise ConfigError("is a folder; name a file to write", file=str(options.record))
@@ -189,42 +210,37 @@ async def _settings(
     )
 
 
-def _rows(
+def _judged(
     config: Config,
     options: ZooOptions,
+    judging: _Judging,
     benchmark: RecordedBenchmark,
     fitted_on: OutcomeTable,
     served: Router | None,
-) -> list[Row]:
+) -> list[Judged]:
     answered = RecordedBenchmark(comparable(benchmark.table), benchmark.pool)
-    judged = [
-        judge(each, spec, options.aggregator, answered, comparable(fitted_on))
-        for each in _entrants(config, options, benchmark, fitted_on, served)
-        for spec in options.policies
-    ]
-    return evaluate(benchmark, judged, fitted_on, "zoo", seed=options.seed)
-
-
-def _entrants(
-    config: Config,
-    options: ZooOptions,
-    benchmark: RecordedBenchmark,
-    fitted_on: OutcomeTable,
-    served: Router | None,
-) -> list[Entrant]:
+    trained, aggregator = comparable(fitted_on), judging.aggregator
+    if served is not None:
+        entered = ServedRouter(config, served, answered, trained)
+        return [entered.judge(spec, aggregator) for spec in judging.specs]
+    names = options.routers or [config.router.scorer]
     encoder = encoder_for(config.encoder)
-    if served is None:
-        names = options.routers or [config.router.scorer]
-        return fitted_entrants(names, fitted_on, benchmark, encoder, tells_category=False)
-    scorer = served.scorer
-    if isinstance(scorer, CalibratedScorer):
-        scorer = scorer.scorer
-    scores = scorer.score(benchmark.table.queries)
-    return [entrant(scorer.name, scores, fitted_on, encoder, tells_category=False)]
+    entrants = fitted_entrants(names, fitted_on, benchmark, encoder, tells_category=False)
+    return [
+        judge(each, spec, aggregator, answered, trained)
+        for each in entrants
+        for spec in judging.specs
+    ]
 
 
-def _notes(live: LiveRun, routed: RoutedRun | None, options: ZooOptions) -> tuple[str, ...]:
+def _notes(
+    live: LiveRun, routed: RoutedRun | None, options: ZooOptions, served: Router | None
+) -> tuple[str, ...]:
     notes = []
+    guard = served.scorer if served is not None else None
+    if isinstance(guard, JudgedScorer) and not guard.is_kept:
+        verdict = guard.verdict
+        notes.append(f"guard: {verdict}, so {verdict.best_single} answers everything")
     if routed is not None:
         measured = [score for score in routed.scores if score == score]
         notes.append(

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from coe.config.addresses import checked_url
 from coe.config.complaints import config_error
 from coe.config.reading import read_yaml
 from coe.config.schema import (
@@ -106,8 +106,8 @@ class RouterConfig:
 class SchedulingConfig:
     """When experts that do not all fit change places; `coe.scheduling.SwapRules` has the rules."""
 
-    max_wait_s: float = 120.0
-    beta: float = 0.35
+    max_wait_s: float = 300.0
+    beta: float = 20.0
     quantum_s: float = 30.0
     max_queued: int = 100_000
 
@@ -200,6 +200,8 @@ def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
         )
     if parsed.kind in ("onnx", "sentence-transformers") and parsed.model is None:
         raise ConfigError(f"kind {parsed.kind!r} needs `model`", file=str(file), key="encoder")
+    if parsed.base_url is not None:
+        checked_url(parsed.base_url, file, "encoder.base_url")
     model = parsed.model
     if model is not None and _resolved(model, file).exists():
         model = str(_resolved(model, file))
@@ -258,13 +260,7 @@ def _engine(parsed: EngineModel, file: Path, key: str) -> EngineSpec:
         told = {"command": tuple(parsed.command), "pass_env": tuple(parsed.pass_env)}
         return VllmSpec(**{**values, **told, "model": str(here) if here.exists() else parsed.model})
     if isinstance(parsed, OpenAIModel):
-        if urlsplit(parsed.base_url).username is not None:
-            raise ConfigError(
-                "passwords are not written in the file; name an environment variable in "
-                "`api_key_env`",
-                file=str(file),
-                key=f"{key}.base_url",
-            )
+        checked_url(parsed.base_url, file, f"{key}.base_url")
         return OpenAISpec(**values)
     if isinstance(parsed, ScriptedModel):
         return ScriptedSpec(**values)

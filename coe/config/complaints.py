@@ -40,7 +40,9 @@ def _problem(
         return f"unknown engine kind {given!r} (known: {', '.join(ENGINES)}){hint}"
     if kind == "union_tag_not_found":
         return f"needs a `kind`, one of {', '.join(ENGINES)}"
-    return f"{message[0].lower()}{message[1:]}, not {value!r}"
+    told = f"{message[0].lower()}{message[1:]}"
+    # An address is not repeated: a password may be in it.
+    return told if location and location[-1] == "base_url" else f"{told}, not {value!r}"
 
 
 def _unknown_key(key: str, parents: Sequence[int | str]) -> str:

@@ -44,8 +44,8 @@ class HostingModel(Strict):
 
 
 class SchedulingModel(Strict):
-    max_wait_s: float = Field(120.0, gt=0)
-    beta: float = Field(0.35, ge=0)
+    max_wait_s: float = Field(300.0, gt=0)
+    beta: float = Field(20.0, ge=0)
     quantum_s: float = Field(30.0, gt=0)
     max_queued: int = Field(100_000, ge=1)
 

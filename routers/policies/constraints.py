@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from coe.experts import ExpertPool
 from coe.routers.policies.ranking import at_least, best_first
-from coe.routing import FloatArray, Policy
+from coe.routing import FloatArray, NamesExperts, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,12 @@ class SessionAffinity:
     def for_session(self, previous: str | None) -> SessionAffinity:
         """The same policy for a session whose last answer came from `previous`."""
         return replace(self, previous=previous)
+
+    def without(self, expert_ids: Collection[str]) -> SessionAffinity:
+        inner = self.inner
+        return replace(
+            self, inner=inner.without(expert_ids) if isinstance(inner, NamesExperts) else inner
+        )
 
     def choose(self, scores: FloatArray, pool: ExpertPool) -> tuple[str, ...]:
         chosen = self.inner.choose(scores, pool)

@@ -84,10 +84,13 @@ class Verdict:
 
 
 class JudgedScorer:
-    """A scorer while the verdict on it is good; else every query gets the experts' means."""
+    """A scorer while the verdict on it is good; else every query gets the experts' means.
+
+    `scorer` is the inner one.
+    """
 
     def __init__(self, scorer: Scorer, verdict: Verdict) -> None:
-        self._scorer = scorer
+        self.scorer = scorer
         self._means = np.array([verdict.means[expert_id] for expert_id in scorer.expert_ids])
         self.name = scorer.name if verdict.is_kept else "best-single"
         self.expert_ids = scorer.expert_ids
@@ -103,14 +106,14 @@ class JudgedScorer:
 
     def score(self, queries: Sequence[Query]) -> FloatArray:
         if self.verdict.is_kept:
-            return self._scorer.score(queries)
+            return self.scorer.score(queries)
         return np.tile(self._means, (len(queries), 1))
 
     def explain(self, query: Query) -> tuple[str, ...]:
         verdict = self.verdict
         if not verdict.is_kept:
-            return (f"{verdict}, so {verdict.best_single} answers everything",)
-        told = self._scorer.explain(query) if isinstance(self._scorer, Explainer) else ()
+            return (f"{verdict}, so experts are ranked by their overall record",)
+        told = self.scorer.explain(query) if isinstance(self.scorer, Explainer) else ()
         return (*told, str(verdict))
 
 
@@ -166,4 +169,5 @@ def held_out_as_asked(
             return scorer.score(asked.queries)
         return scores
 
-    return held_out(table.n_queries, seed, predict)
+    groups = [query.text for query in table.queries]
+    return held_out(table.n_queries, seed, predict, groups=groups)

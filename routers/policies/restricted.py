@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from coe.errors import RoutingError
 from coe.experts import ExpertPool
 from coe.routing import AdaptivePolicy, FloatArray, Heard, Policy
 
@@ -25,6 +26,12 @@ class Among:
 
     def choose(self, scores: FloatArray, pool: ExpertPool) -> tuple[str, ...]:
         return self.inner.choose(*_seen(scores, pool, self.expert_ids))
+
+    def without(self, expert_ids: Collection[str]) -> Among:
+        left = tuple(id_ for id_ in self.expert_ids if id_ not in expert_ids)
+        if not left:
+            raise RoutingError(f"no expert is left of {', '.join(self.expert_ids)}")
+        return Among(self.inner, left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 The journal lies beside the output until that is whole. Killed at any moment, a run loses no
 line that was written and repeats only what was in flight; a line that was cut is passed over.
+In memory are only the places of the lines.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,21 +27,37 @@ _FORMAT = 1
 class Journal:
     """The finished lines of one input file, by custom id. A context manager: one run at a time."""
 
-    def __init__(self, out: Path, input_file: Path) -> None:
-        """Raises `ConfigError` if another input was begun there, or another run is under way."""
+    def __init__(
+        self, out: Path, input_file: Path, request_ids: Mapping[str, str] | None = None
+    ) -> None:
+        """`request_ids`, by custom id, lets an output that exists be gone on from: its answers
+        are done, its failures are not, and it stays until `finish` replaces it. The answers have
+        to be those of these requests. None: an output that exists is left alone.
+
+        Raises `ConfigError` if another input was begun there, or another run is under way.
+        """
         self._out = out
         self._file = out.with_name(f".{out.name}.journal")
         self._digest = _digest(input_file)
-        self.done: dict[str, bytes] = {}
+        self._request_ids = request_ids
+        self._places: dict[str, tuple[int, int]] = {}
+        """Where in the journal a line begins, and its length without the break."""
+        self._failed: set[str] = set()
 
     def __enter__(self) -> Self:
-        if self._out.exists():
-            raise ConfigError("exists; move it away or name another file", file=str(self._out))
+        if self._out.exists() and self._request_ids is None:
+            raise ConfigError(
+                "exists; ask again what failed in it with --retry-failed, or move it away or "
+                "name another file",
+                file=str(self._out),
+            )
+        self._check_output(self._request_ids or {})
         self._out.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
+            self._take_answers()
         except BlockingIOError:
             os.close(self._handle)
             raise ConfigError("is being written by another run", file=str(self._out)) from None
@@ -57,26 +74,39 @@ class Journal:
     ) -> None:
         os.close(self._handle)
 
+    @property
+    def done(self) -> Collection[str]:
+        """The custom ids of the finished lines."""
+        return self._places.keys()
+
+    @property
+    def failed(self) -> Collection[str]:
+        """Those of them that tell of a failure."""
+        return self._failed
+
     def add(self, custom_id: str, line: bytes) -> None:
-        """Safe from a crash of ours once this returns, and from a power cut after `sync`."""
-        self._append(line)
-        self.done[custom_id] = line
+        """Safe from a crash of ours once this returns, and from a power cut after `sync`.
+
+        Raises `OSError`, and leaves no half of the line, if the disk is full.
+        """
+        self._note(custom_id, self._append(line), line)
 
     def sync(self) -> None:
         """Blocks until what was added is on the disk."""
         os.fsync(self._handle)
 
-    def forget(self, custom_ids: Sequence[str]) -> None:
+    def forget(self, custom_ids: Collection[str]) -> None:
         """These are to be done again; their next lines replace the old ones."""
-        for custom_id in custom_ids:
-            self.done.pop(custom_id, None)
+        for custom_id in tuple(custom_ids):
+            self._places.pop(custom_id, None)
+            self._failed.discard(custom_id)
 
     def finish(self, order: Sequence[str]) -> None:
         """Writes the output, one line for each id in this order, and takes the journal away."""
         handle, name = tempfile.mkstemp(prefix=f".{self._out.name}.", dir=self._out.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.writelines(self.done[custom_id] + b"\n" for custom_id in order)
+                file.writelines(self._line(custom_id) + b"\n" for custom_id in order)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, self._out)
@@ -85,9 +115,13 @@ class Journal:
             raise
         self._file.unlink()
 
+    def _line(self, custom_id: str) -> bytes:
+        begin, length = self._places[custom_id]
+        return os.pread(self._handle, length, begin)
+
     def _read(self) -> None:
-        lines = self._file.read_bytes().split(b"\n")
-        head = _parsed(lines[0]) if lines else None
+        lines = _lines(self._file)
+        head = _parsed(next(lines, (0, b""))[1])
         if head is None:
             # New, or killed while its first line was written.
             os.ftruncate(self._handle, 0)
@@ -98,23 +132,71 @@ class Journal:
                 f"was begun for another input; finish that, or remove {self._file.name}",
                 file=str(self._out),
             )
-        for line in lines[1:]:
+        for begin, line in lines:
             custom_id = (_parsed(line) or {}).get("custom_id")
             if isinstance(custom_id, str):
-                self.done[custom_id] = line
-        if lines[-1]:
+                self._note(custom_id, begin, line.removesuffix(b"\n"))
+        size = os.fstat(self._handle).st_size
+        if os.pread(self._handle, 1, size - 1) != b"\n":
             # The next line must not be glued to one that was cut.
             os.write(self._handle, b"\n")
 
-    def _append(self, line: bytes) -> None:
+    def _check_output(self, request_ids: Mapping[str, str]) -> None:
+        """Raises `ConfigError` if there is a line that is not about one of these requests."""
+        for custom_id, line in self._output():
+            request_id = (_parsed(line) or {}).get("id")
+            if request_id is None or request_ids.get(custom_id) != request_id:
+                raise ConfigError(
+                    "holds other lines than answers to these requests; move it away or name "
+                    "another file",
+                    file=str(self._out),
+                )
+
+    def _output(self) -> Iterator[tuple[str, bytes]]:
+        """Its lines by custom id, which is empty where a line has none."""
+        if self._out.exists():
+            for _, line in _lines(self._out):
+                custom_id = (_parsed(line) or {}).get("custom_id")
+                yield str(custom_id or ""), line.removesuffix(b"\n")
+
+    def _take_answers(self) -> None:
+        """Copies what was answered into the journal, which then is all that `finish` needs."""
+        for custom_id, line in self._output():
+            if custom_id not in self._places and not _is_error(line):
+                self.add(custom_id, line)
+
+    def _note(self, custom_id: str, begin: int, line: bytes) -> None:
+        self._places[custom_id] = (begin, len(line))
+        if _is_error(line):
+            self._failed.add(custom_id)
+        else:
+            self._failed.discard(custom_id)
+
+    def _append(self, line: bytes) -> int:
+        """Where it begins."""
+        begin = os.fstat(self._handle).st_size
         data = memoryview(line + b"\n")
-        while data:
-            data = data[os.write(self._handle, data) :]
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError:
+            os.ftruncate(self._handle, begin)
+            raise
+        return begin
 
 
-def is_error(line: bytes) -> bool:
-    """Whether a finished line tells of a failure."""
-    return bool(orjson.loads(line)["response"]["status_code"] != 200)
+def _is_error(line: bytes) -> bool:
+    response = (_parsed(line) or {}).get("response")
+    return not (isinstance(response, dict) and response.get("status_code") == 200)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line with its break, and where it begins."""
+    begin = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            yield begin, line
+            begin += len(line)
 
 
 def _parsed(line: bytes) -> dict[str, object] | None:

@@ -8,10 +8,10 @@ https://platform.openai.com/docs/guides/batch: a request is `{"custom_id", "meth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -33,37 +33,70 @@ class BatchRequest:
     """One line of the input, checked."""
 
     custom_id: str
+    request_id: str
+    """Of the line: the same each time it is run, and another if anything of it is changed."""
     call: ChatCall
 
+
+class BatchFile:
+    """The requests of a file that was checked, in order. In memory are only their places."""
+
+    def __init__(
+        self, file: Path, models: Collection[str], places: Mapping[str, tuple[int, str]]
+    ) -> None:
+        """`places`: by custom id, where its line begins, and its request id."""
+        self._file = file
+        self._models = models
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
     @property
-    def request_id(self) -> str:
-        """The same each time the file is run."""
-        return "batch_req_" + hashlib.sha256(self.custom_id.encode()).hexdigest()[:24]
+    def request_ids(self) -> Mapping[str, str]:
+        """By custom id, in order."""
+        return {custom_id: request_id for custom_id, (_, request_id) in self._places.items()}
+
+    def requests(self, custom_ids: Iterable[str]) -> list[BatchRequest]:
+        """Read again. Raises `DatasetError` if the file is no longer the one that was checked."""
+        try:
+            with self._file.open("rb") as file:
+                return [self._read(file, custom_id) for custom_id in custom_ids]
+        except OSError as error:
+            raise DatasetError(f"{self._file}: cannot be read: {error}") from None
+
+    def _read(self, file: BinaryIO, custom_id: str) -> BatchRequest:
+        begin, request_id = self._places[custom_id]
+        file.seek(begin)
+        line = file.readline()
+        if _request_id(line) != request_id:
+            raise DatasetError(f"{self._file}: was changed while it was being answered")
+        return _request(line, self._models)
 
 
-def read_requests(file: Path, models: Collection[str]) -> tuple[BatchRequest, ...]:
-    """Every request of the file, in order; blank lines are passed over.
+def read_requests(file: Path, models: Collection[str]) -> BatchFile:
+    """Checks every request of the file; blank lines are passed over.
 
     Nothing is asked of a file with a wrong line in it: raises `DatasetError` that names the first
     few of them by number.
     """
     wrong: list[str] = []
-    requests: dict[str, BatchRequest] = {}
-    for number, line in _lines(file):
+    places: dict[str, tuple[int, str]] = {}
+    for number, begin, line in _lines(file):
         try:
             request = _request(line, models)
-            if request.custom_id in requests:
+            if request.custom_id in places:
                 raise ValueError(f"custom_id {request.custom_id!r} was used before")
-            requests[request.custom_id] = request
+            places[request.custom_id] = (begin, request.request_id)
         except ValueError as error:
             wrong.append(f"line {number}: {error}")
             if len(wrong) == _MOST_TOLD:
                 break
     if wrong:
         raise DatasetError(f"{file}: " + "; ".join(wrong))
-    if not requests:
+    if not places:
         raise DatasetError(f"{file}: holds no request")
-    return tuple(requests.values())
+    return BatchFile(file, models, places)
 
 
 def answer_line(request: BatchRequest, answer: Answering, model: str, whole: Completion) -> bytes:
@@ -91,12 +124,15 @@ def _line(request: BatchRequest, status: int, body: object) -> bytes:
     )
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The number of each line that is not blank, where it begins, and the line."""
+    begin = 0
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, line
+                    yield number, begin, line
+                begin += len(line)
     except OSError as error:
         raise DatasetError(f"{file}: cannot be read: {error}") from None
 
@@ -119,9 +155,12 @@ def _request(line: bytes, models: Collection[str]) -> BatchRequest:
         raise ValueError(f"body: no model {call.model!r} (known: {', '.join(models)}){hint}")
     if call.is_streamed:
         raise ValueError("body: stream cannot be true in a batch")
-    request = BatchRequest(custom_id, call)
     generation = replace(call.generation, id=call.generation.id or custom_id)
-    return replace(request, call=replace(call, generation=generation))
+    return BatchRequest(custom_id, _request_id(line), replace(call, generation=generation))
+
+
+def _request_id(line: bytes) -> str:
+    return "batch_req_" + hashlib.sha256(line.strip()).hexdigest()[:24]
 
 
 def _object(line: bytes) -> dict[str, Any]:

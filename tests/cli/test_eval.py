@@ -157,9 +157,13 @@ def test_learned_vote_is_judged(
         (("--aggregator", "learnt"), "did you mean 'learned'?"),
         (("--pool", "lawyr"), "did you mean 'lawyer'?"),
         (("--plot", "x.png"), "add that option"),
+        (("--cost", "params_active_b"), "--cost is that of --leaderboard"),
+        (("--aggregator", "chain"), "shows answers to experts again"),
         (("--text", "options"), "is none of 'question'"),
         (("--leaderboard", "--plot", "x.gif"), "end it in .png"),
         (("--leaderboard", "--cost", "params"), "unknown cost 'params'"),
+        (("--leaderboard", "--policy", "top-1"), "so --policy says nothing"),
+        (("--leaderboard", "--aggregator", "learned"), "so --aggregator says nothing"),
     ],
 )
 def test_wrong_options_are_explained_in_a_line(

@@ -7,9 +7,10 @@ import pytest
 
 from coe.errors import DatasetError
 from coe.eval.datasets import RecordedBenchmark
-from coe.eval.entrants import Chances, Entrant, held_out_chances, judge, reads_probabilities
+from coe.eval.entrants import Chances, Entrant, held_out_chances, judge
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.outcomes import FloatArray, OutcomeTable
+from coe.routers.calibrated import reads_probabilities
 from coe.routers.policies import PolicySpec
 from coe.routing import Encoder, Scorer
 from coe.types import Query
@@ -114,10 +115,32 @@ def test_chances_and_votes_are_made_once() -> None:
 
     entrant = Entrant("mine", _even(), make)
     spec = PolicySpec.parsed("top-3")
-    first = entrant.learned_vote(spec, TRAIN)
-    assert entrant.learned_vote(spec, TRAIN) is first
+    first = entrant.learned_vote(spec, TRAIN, POOL)
+    assert entrant.learned_vote(spec, TRAIN, POOL) is first
     judge(entrant, spec, "weighted", BENCHMARK, TRAIN)
     assert made == [1]
+
+
+def test_learned_vote_is_fitted_for_its_policy() -> None:
+    """Nothing about a row depends on which policies were judged before it."""
+    specs = [PolicySpec.parsed(text) for text in ("top-3", "top-1", "top-2", "top-3:experts=big")]
+
+    def weights(order: Sequence[PolicySpec]) -> dict[str, FloatArray]:
+        entrant = Entrant("mine", _even(), lambda: Chances(_even(), _even()))
+        votes = {str(spec): entrant.learned_vote(spec, TRAIN, POOL) for spec in order}
+        return {text: vote.artifact().arrays["weights"] for text, vote in votes.items()}
+
+    forwards, backwards = weights(specs), weights(specs[::-1])
+    for text, found in forwards.items():
+        np.testing.assert_array_equal(found, backwards[text])
+    assert not np.array_equal(forwards["top-3"], forwards["top-1"])
+
+
+def test_planned_vote_is_told_the_costs_of_the_pool(entrant: Entrant) -> None:
+    spec = PolicySpec.parsed("planned-vote:cost=params_active_b:budget=11")
+    judged = judge(entrant, spec, "learned", BENCHMARK, TRAIN)
+    assert judged.per_query.active_params_b.mean() <= 11
+    assert judged.per_query.score.mean() == 1.0
 
 
 def test_learned_vote_needs_answers(entrant: Entrant) -> None:

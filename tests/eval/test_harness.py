@@ -8,7 +8,7 @@ import pytest
 
 from coe.errors import DatasetError
 from coe.eval.datasets import RecordedBenchmark
-from coe.eval.harness import Judged, Row, evaluate
+from coe.eval.harness import Judged, Row, check_apart, evaluate
 from coe.eval.metrics import one_each
 from coe.experts import ExpertPool
 from coe.outcomes import OutcomeTable
@@ -110,9 +110,24 @@ def test_interval_of_a_row_does_not_depend_on_the_others(
     assert _row(alone, "r").low < 0.5 < _row(alone, "r").high
 
 
-def test_queries_that_were_fitted_on_are_refused(benchmark: RecordedBenchmark) -> None:
-    with pytest.raises(DatasetError, match="4 of 4 queries to judge on were fitted on"):
-        evaluate(benchmark, [], benchmark.table)
+@pytest.mark.parametrize(
+    ("query", "n_shared"),
+    [
+        (Query("question 2", "q2"), 1),
+        (Query("question 2", "another"), 1),
+        (Query("another", "q2"), 1),
+        (Query("another", "another"), 0),
+    ],
+)
+def test_queries_that_were_fitted_on_are_refused(
+    benchmark: RecordedBenchmark, query: Query, n_shared: int
+) -> None:
+    fitted = OutcomeTable((query,), benchmark.table.expert_ids, np.ones((1, 3)))
+    if not n_shared:
+        check_apart(benchmark.table, fitted)
+        return
+    with pytest.raises(DatasetError, match="1 of 4 queries to judge on were fitted on"):
+        evaluate(benchmark, [], fitted)
 
 
 def test_benchmark_without_queries_is_refused(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -109,12 +110,17 @@ def test_board_without_known_costs_says_whose_is_missing(
     assert "APGR" not in _text(board)
 
 
-def test_dollars_that_were_not_recorded_name_an_expert(fitted_on: OutcomeTable) -> None:
-    spec = ScriptedSpec()
-    pool = ExpertPool((Expert("cheap", spec), Expert("dear", spec)))
-    benchmark = RecordedBenchmark(_table("test", [[0, 1]] * 4, None), pool)
-    with pytest.raises(ConfigError, match="what answers of expert 'cheap' cost was not recorded"):
-        call_costs("usd", benchmark, fitted_on)
+def test_dollars_that_were_not_recorded_name_what_lacks_them(
+    benchmark: RecordedBenchmark, fitted_on: OutcomeTable
+) -> None:
+    unpriced = replace(fitted_on, cost_usd=np.tile([1.0, np.nan], (4, 1)))
+    with pytest.raises(ConfigError, match="what answers of expert 'dear' cost was not recorded"):
+        call_costs("usd", benchmark, unpriced)
+    # Training costs are known of both experts, so neither is at fault.
+    judged = RecordedBenchmark(replace(benchmark.table, cost_usd=None), benchmark.pool)
+    with pytest.raises(ConfigError, match="not for the queries to judge on") as raised:
+        call_costs("usd", judged, fitted_on)
+    assert "'cheap'" not in str(raised.value)
     with pytest.raises(ConfigError, match=r"unknown cost 'uds'.*did you mean 'usd'"):
         call_costs("uds", benchmark, fitted_on)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -241,6 +242,24 @@ async def test_queries_of_one_expert_are_asked_together_and_reported_in_order() 
     run = await run_routed(composition, queries, questions.grade)
     assert order == ["sums"] * 3 + ["places"] * 3
     assert run.scores == [1.0] * 6
+
+
+@pytest.mark.parametrize("decides_slowly", [True, False])
+async def test_slow_decisions_are_made_in_a_thread(decides_slowly: bool) -> None:
+    threads: list[bool] = []
+
+    class Noting(_ByCategory):
+        def score(self, queries: Sequence[Query]) -> FloatArray:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super().score(queries)
+
+    pool = ExpertPool((_SUMS, _PLACES))
+    engines = {expert.id: ScriptedEngine(expert) for expert in pool}
+    router = Router(Noting(pool), _Top(), pool)
+    composition = Composition(router, engines, decides_slowly=decides_slowly)
+    run = await run_routed(composition, _QUESTIONS.queries, _QUESTIONS.grade)
+    assert run.scores == [1.0, 1.0]
+    assert threads == [not decides_slowly]
 
 
 async def test_routed_failure_is_a_record() -> None:

@@ -46,6 +46,11 @@ def test_what_is_never_reached_has_no_cost() -> None:
     assert np.isnan(equal_quality_cost(curve, GAP))
 
 
+def test_of_a_free_expert_nothing_can_be_saved() -> None:
+    free = Gap(weak_cost=0.0, weak_quality=0.6, strong_cost=0.0, strong_quality=0.6)
+    assert np.isnan(equal_quality_cost(_curve((0, 0.6), (2, 0.7)), free))
+
+
 def test_without_a_gap_there_is_nothing_to_recover() -> None:
     assert np.isnan(apgr(NO_GAP.coin(), NO_GAP))
     assert np.isnan(cpt(NO_GAP.coin(), NO_GAP, 0.5))

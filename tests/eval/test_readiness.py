@@ -59,3 +59,42 @@ async def test_while_nobody_is_ready_the_wait_goes_on() -> None:
     assert await unready({"sums": engine}, pool, 0.01, 600.0) == {}
     assert engine.tries == 3
     assert list(await unready({"sums": Slow(SUMS)}, pool, 0.01, 0.0)) == ["sums"]
+
+
+async def test_without_any_time_each_expert_is_asked_once() -> None:
+    """One that fails without waiting does not keep the loop from the others."""
+
+    class Refusing(ScriptedEngine):
+        tries = 0
+
+        async def ensure_ready(self, timeout_s: float) -> None:
+            self.tries += 1
+            if self.tries > 3:
+                raise AssertionError("asked again and again")
+            raise StartupError(self.expert_id, "not ready")
+
+    engines = {id_: Refusing(Expert(id_, ScriptedSpec())) for id_ in ("first", "second")}
+    pool = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in engines))
+    assert set(await unready(engines, pool, 0.0, 600.0)) == {"first", "second"}
+    assert [engine.tries for engine in engines.values()] == [1, 1]
+
+
+async def test_expert_that_takes_its_time_without_waiting_leaves_the_loop_to_others() -> None:
+    clock = asyncio.get_running_loop().time
+
+    class Blocking(ScriptedEngine):
+        tries = 0
+
+        async def ensure_ready(self, timeout_s: float) -> None:
+            self.tries += 1
+            if self.tries > 50:
+                raise AssertionError("the others were never asked")
+            until = clock() + timeout_s
+            while clock() < until:
+                pass
+            raise StartupError(self.expert_id, "not yet")
+
+    expert = Expert("blocking", ScriptedSpec())
+    engines = {"blocking": Blocking(expert), "sums": ScriptedEngine(SUMS)}
+    left_out = await unready(engines, ExpertPool((expert, SUMS)), 0.002, 600.0)
+    assert list(left_out) == ["blocking"]

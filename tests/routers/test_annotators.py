@@ -160,7 +160,7 @@ def test_generate_with_does_not_wait_for_ever() -> None:
 
 
 async def test_generate_with_refuses_to_hold_up_a_loop() -> None:
-    with pytest.raises(RoutingError, match=r"asyncio\.to_thread"):
+    with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
         generate_with(_Opened(_echo))(["a"])
     assert await asyncio.to_thread(generate_with(_Opened(_echo)), ["a"]) == ["a!"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,4 +79,36 @@ def test_saving_again_replaces_the_whole_folder(tmp_path: Path) -> None:
         "arrays.npz",
         "manifest.json",
     ]
+    assert [path.name for path in tmp_path.iterdir()] == ["router"]
+
+
+def test_saving_onto_a_link_replaces_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "fitted").mkdir()
+    ARTIFACT.guarded(VERDICT.manifest()).save(tmp_path / "fitted" / "v1")
+    (tmp_path / "router").symlink_to(Path("fitted") / "v1")
+    ARTIFACT.save(tmp_path / "router")
+    assert (tmp_path / "router").is_symlink()
+    assert Artifact.load(tmp_path / "fitted" / "v1").manifest.guard is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fitted", "router"]
+    assert [path.name for path in (tmp_path / "fitted").iterdir()] == ["v1"]
+
+
+@pytest.mark.parametrize("n_moved", [0, 1])
+def test_saving_that_fails_leaves_the_earlier_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_moved: int
+) -> None:
+    """`n_moved`: how many folders are moved before one cannot be."""
+    ARTIFACT.guarded(VERDICT.manifest()).save(tmp_path / "router")
+    replace, moves = os.replace, [0]
+
+    def fails_once(source: Path, target: Path) -> None:
+        moves[0] += 1
+        if moves[0] == n_moved + 1:
+            raise OSError("busy")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    with pytest.raises(OSError, match="busy"):
+        ARTIFACT.save(tmp_path / "router")
+    assert Artifact.load(tmp_path / "router").manifest.guard is not None
     assert [path.name for path in tmp_path.iterdir()] == ["router"]

@@ -105,7 +105,7 @@ def test_judged_scorer_that_is_not_kept_is_its_best_single_expert(helps: Outcome
     assert scorer.name == "best-single"
     np.testing.assert_allclose(scorer.score([Query("y")]), [[2 / 3, 1 / 3]])
     (reason,) = scorer.explain(Query("y"))
-    assert reason.endswith("so x answers everything")
+    assert reason.endswith("so experts are ranked by their overall record")
 
 
 def test_judged_scorer_that_is_kept_is_itself(helps: OutcomeTable) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coe.engines.base import collect
+from coe.assembly.annotating import KeptExpert, expert_opener
+from coe.assembly.engines import encoder_for
+from coe.cli import main
+from coe.config import load_config
+from coe.engines.base import Engine, collect
 from coe.engines.fake_openai import serve
 from coe.engines.openai import OpenAIEngine
 from coe.engines.scripted import ScriptedEngine
@@ -31,7 +38,7 @@ from coe.routers.symbolic_keywords import (
     serving_annotator,
 )
 from coe.routing import Encoder, Router
-from coe.types import Completion, GenerationRequest, Query
+from coe.types import Completion, Delta, GenerationRequest, Query
 
 KEYWORDS = {r"(?s)river|city": "Keywords: Geography, maps.", r"(?s)sum|plus": "Keywords: algebra"}
 POOL = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in ("a", "b", "namer")))
@@ -211,3 +218,143 @@ def test_file_of_another_annotator_is_not_used_and_other_files_are_refused(tmp_p
     file.write_text("question,answer\n", "utf-8")
     with pytest.raises(ConfigError, match="holds no annotations"):
         RememberedSkills(Written(), file=file)
+
+
+@pytest.mark.parametrize("skill", ["a\u2028b", "a\u0085b", "a\x1cb", "a\rb", "a\nb"])
+def test_skills_with_breaks_of_all_sorts_are_kept(tmp_path: Path, skill: str) -> None:
+    class Breaks(Written):
+        def annotate(self, queries: Sequence[Query]) -> tuple[Skills, ...]:
+            super().annotate(queries)
+            return tuple({skill: 2} for _ in queries)
+
+    file = tmp_path / "skills.jsonl"
+    RememberedSkills(Breaks(), file=file).annotate([Query("x"), Query("y")])
+    again = Breaks()
+    remembered = RememberedSkills(again, file=file)
+    assert remembered.annotate([Query("x"), Query("y")]) == ({skill: 2}, {skill: 2})
+    assert again.asked == []
+
+
+def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        RememberedSkills(Written(), file=tmp_path)
+    (tmp_path / "skills.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        RememberedSkills(Written(), file=tmp_path / "skills.jsonl")
+
+
+async def test_asking_on_an_event_loop_is_a_mistake_and_not_forgiven() -> None:
+    served = serving_annotator("namer", Namer())
+    with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
+        served.annotate([Query("a river")])
+
+
+class Counted(ScriptedEngine):
+    """Knows its event loops, and how often it was stopped."""
+
+    def __init__(self, spec: ScriptedSpec) -> None:
+        super().__init__(Expert("namer", spec))
+        self.loops: list[asyncio.AbstractEventLoop] = []
+        self.n_stopped = 0
+
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        self.loops.append(asyncio.get_running_loop())
+        async for delta in super().stream(request):
+            yield delta
+
+    async def stop(self, timeout_s: float) -> None:
+        self.n_stopped += 1
+        await super().stop(timeout_s)
+
+
+class Made:
+    """The engines that were made."""
+
+    def __init__(self, spec: ScriptedSpec) -> None:
+        self.engines: list[Counted] = []
+        self._spec = spec
+
+    def __call__(self) -> Engine:
+        self.engines.append(Counted(self._spec))
+        return self.engines[-1]
+
+
+def test_kept_expert_has_one_engine_on_one_loop_for_all_that_is_asked() -> None:
+    made = Made(ScriptedSpec(KEYWORDS))
+    kept = KeptExpert("namer", made)
+    assert made.engines == []
+    served = serving_annotator("namer", kept)
+    with ThreadPoolExecutor(4) as threads:
+        texts = [f"river {i}" for i in range(12)]
+        named = list(threads.map(lambda text: served.annotate([Query(text)]), texts))
+    assert named == [({"geography": 5, "maps": 5},)] * 12
+    (engine,) = made.engines
+    assert (len(engine.loops), len(set(engine.loops)), engine.n_stopped) == (60, 1, 0)
+    kept.close()
+    assert (engine.n_stopped, engine.loops[0].is_closed()) == (1, True)
+    kept.close()
+    assert served.annotate([Query("a city")]) == ({"geography": 5, "maps": 5},)
+    assert len(made.engines) == 2
+    kept.close()
+
+
+def test_kept_expert_stops_when_nobody_holds_it() -> None:
+    made = Made(ScriptedSpec(KEYWORDS))
+    served = serving_annotator("namer", KeptExpert("namer", made))
+    served.annotate([Query("river")])
+    del served
+    gc.collect()
+    assert (made.engines[0].n_stopped, made.engines[0].loops[0].is_closed()) == (1, True)
+
+
+def test_kept_expert_that_is_too_slow_is_given_up_and_asked_again() -> None:
+    made = Made(ScriptedSpec(KEYWORDS, tokens_per_s=1e-3))
+    kept = KeptExpert("namer", made)
+    served = serving_annotator("namer", kept, timeout_s=0.01)
+    assert served.annotate([Query("river")]) == ({},)
+    assert served.annotate([Query("river")]) == ({},)
+    assert len(made.engines) == 1
+    kept.close()
+
+
+async def test_kept_expert_that_is_closed_in_mid_answer_is_an_experts_failure() -> None:
+    made = Made(ScriptedSpec(KEYWORDS, tokens_per_s=1e-3))
+    kept = KeptExpert("namer", made)
+    asking = asyncio.create_task(
+        asyncio.to_thread(fitting_annotator("namer", kept).annotate, [Query("river")])
+    )
+    while not made.engines or not made.engines[0].loops:
+        await asyncio.sleep(0)
+    await asyncio.to_thread(kept.close)
+    with pytest.raises(UpstreamError, match="stopped"):
+        await asking
+
+
+POOL_FILE = """
+experts:
+  - id: a
+    engine: {kind: scripted, default: of sums}
+  - id: b
+    engine: {kind: scripted, default: of places}
+  - id: namer
+    engine:
+      kind: scripted
+      answers: {'(?s)river|city': 'Keywords: geography', '(?s)sum|plus': 'Keywords: algebra'}
+router: {scorer: symbolic, artifact: router}
+"""
+
+
+def test_ask_command_decides_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experts.yaml").write_text(POOL_FILE, encoding="utf-8")
+    config = load_config(tmp_path / "experts.yaml")
+    fitting = fitting_annotator("namer", expert_opener(config, "namer"))
+    fitted = SymbolicScorer.fit(TABLE, encoder_for(config.encoder), fitting)
+    fitted.artifact().save(tmp_path / "router")
+    command = ["coe", "ask", "-c", str(config.file), "which river?"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert capsys.readouterr().out == "of places\n"

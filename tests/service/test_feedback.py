@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from coe.errors import UpstreamError
 from coe.feedback import Rating, read_feedback
-from coe.feedback_log import FeedbackLog
+from coe.feedback_log import MOST_REPLACED, FeedbackLog
 from coe.service.app import create_app
 
 CHAT, FEEDBACK = "/v1/chat/completions", "/v1/feedback"
@@ -97,6 +97,20 @@ async def test_second_feedback_replaces_the_first_and_says_so(
     again = await rated.post(FEEDBACK, json={"decision_id": decision_id, "thumb": "down"})
     assert again.json()["replaced"] is True
     assert [rating.score for rating in read_feedback(file)[0]] == [0.0]
+
+
+async def test_feedback_that_changes_its_mind_too_often_is_refused(
+    rated: httpx.AsyncClient, file: Path
+) -> None:
+    decision_id = await _asked(rated, "sums")
+    for i in range(MOST_REPLACED + 1):
+        said = {"decision_id": decision_id, "score": i % 2}
+        assert (await rated.post(FEEDBACK, json=said)).status_code == 200
+    said = {"decision_id": decision_id, "score": 0.5}
+    response = await rated.post(FEEDBACK, json=said)
+    assert response.status_code == 429
+    assert "stays as it is" in _error(response)["message"]
+    assert len(file.read_bytes().splitlines()) == 1 + MOST_REPLACED + 1
 
 
 async def test_pinned_answers_can_be_rated(rated: httpx.AsyncClient, file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from coe.errors import ConfigError
 from coe.service.batches.journal import Journal
 
 
-def _answer(custom_id: str, text: str = "yes") -> bytes:
-    return orjson.dumps(
-        {"custom_id": custom_id, "response": {"status_code": 200, "body": {"text": text}}}
-    )
+def _answer(custom_id: str, text: str = "yes", status: int = 200) -> bytes:
+    response = {"status_code": status, "body": {"text": text}}
+    return orjson.dumps({"id": f"id-{custom_id}", "custom_id": custom_id, "response": response})
+
+
+REQUEST_IDS = {custom_id: f"id-{custom_id}" for custom_id in ("a", "b")}
 
 
 def _journal_file(folder: Path) -> Path:
@@ -92,3 +96,82 @@ def test_an_output_that_exists_is_never_replaced(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "precious"
+
+
+def test_an_output_is_gone_on_from_and_stays_until_the_next_is_whole(tmp_path: Path) -> None:
+    out, file = tmp_path / "out.jsonl", _input(tmp_path)
+    with Journal(out, file) as journal:
+        journal.add("a", _answer("a"))
+        journal.add("b", _answer("b", "no", 502))
+        journal.finish(["a", "b"])
+    before = out.read_bytes()
+    for _ in range(2):  # the first of them is killed
+        with Journal(out, file, REQUEST_IDS) as journal:
+            assert (list(journal.done), list(journal.failed)) == (["a"], [])
+        assert out.read_bytes() == before
+    with Journal(out, file, REQUEST_IDS) as journal:
+        journal.add("b", _answer("b"))
+        journal.finish(["a", "b"])
+    assert out.read_bytes() == _answer("a") + b"\n" + _answer("b") + b"\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "request_ids",
+    [{"a": "id-a"}, {"a": "id-a", "b": "another line"}, {"a": "id-a", "c": "id-c"}],
+)
+def test_an_output_of_other_requests_is_not_gone_on_from(
+    tmp_path: Path, request_ids: dict[str, str]
+) -> None:
+    out, file = tmp_path / "out.jsonl", _input(tmp_path)
+    out.write_bytes(_answer("a") + b"\n" + _answer("b") + b"\n")
+    with (
+        pytest.raises(ConfigError, match="other lines than answers to these requests"),
+        Journal(out, file, request_ids),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_file_that_is_no_output_is_not_gone_on_from(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("precious", encoding="utf-8")
+    with (
+        pytest.raises(ConfigError, match="other lines"),
+        Journal(tmp_path / "out.jsonl", _input(tmp_path), REQUEST_IDS),
+    ):
+        pass
+
+
+def test_the_last_line_of_a_request_decides_whether_it_failed(tmp_path: Path) -> None:
+    file = _input(tmp_path)
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        journal.add("a", _answer("a", status=502))
+        journal.add("b", _answer("b", status=502))
+        assert sorted(journal.failed) == ["a", "b"]
+        journal.forget(journal.failed)
+        assert not journal.done
+        journal.add("a", _answer("a"))
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        assert (sorted(journal.done), sorted(journal.failed)) == (["a", "b"], ["b"])
+
+
+def test_a_full_disk_leaves_no_half_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _input(tmp_path)
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        write, n_calls = os.write, [0]
+
+        def half(fd: int, data: memoryview) -> int:
+            n_calls[0] += 1
+            if n_calls[0] == 2:
+                raise OSError(errno.ENOSPC, "full")
+            return write(fd, data[:9])
+
+        monkeypatch.setattr(os, "write", half)
+        with pytest.raises(OSError, match="full"):
+            journal.add("a", _answer("a"))
+        monkeypatch.undo()
+        assert not journal.done
+        journal.add("b", _answer("b"))
+    assert _journal_file(tmp_path).read_bytes().splitlines()[1:] == [_answer("b")]

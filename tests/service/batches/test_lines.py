@@ -28,11 +28,35 @@ def _file(folder: Path, *lines: object) -> Path:
 
 def test_requests_are_read_in_order(tmp_path: Path) -> None:
     pinned = {"model": "sums", "messages": [{"role": "user", "content": "2+2"}]}
-    read = read_requests(_file(tmp_path, _line("b"), "", _line("a", body=pinned)), MODELS)
+    checked = read_requests(_file(tmp_path, _line("b"), "", _line("a", body=pinned)), MODELS)
+    assert (len(checked), list(checked.request_ids)) == (2, ["b", "a"])
+    read = checked.requests(["b", "a"])
     assert [request.custom_id for request in read] == ["b", "a"]
     assert [request.call.model for request in read] == ["coe", "sums"]
     assert [request.call.generation.id for request in read] == ["b", "a"]
-    assert len({request.request_id for request in read}) == 2
+    assert {request.custom_id: request.request_id for request in read} == checked.request_ids
+    assert len(set(checked.request_ids.values())) == 2
+    assert [request.custom_id for request in checked.requests(["a"])] == ["a"]
+
+
+def test_a_request_id_is_of_all_that_the_line_says(tmp_path: Path) -> None:
+    body = {"model": "coe", "messages": [{"role": "user", "content": "bye"}]}
+    ids = [
+        read_requests(_file(tmp_path, line), MODELS).request_ids["1"]
+        for line in (_line(), _line(), _line(body=body))
+    ]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_file_that_is_changed_while_it_is_answered_is_refused(tmp_path: Path) -> None:
+    file = _file(tmp_path, _line("a"), _line("b"))
+    checked = read_requests(file, MODELS)
+    file.write_text(file.read_text("utf-8").replace("hi", "ho"), encoding="utf-8")
+    with pytest.raises(DatasetError, match="changed while"):
+        checked.requests(["b"])
+    file.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        checked.requests(["b"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import errno
+import logging
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ from coe.routing import FloatArray, Router
 from coe.scheduling import Site, SwapScheduler, Tenant
 from coe.scheduling.dispatcher import Dispatcher
 from coe.scheduling.hosted import HostedEngine
+from coe.service.batches import running
 from coe.service.batches.journal import Journal
 from coe.service.batches.lines import URL, read_requests
 from coe.service.batches.running import BatchSummary, run_batch
-from coe.types import Query
+from coe.types import Delta, GenerationRequest, Query
 
 
 class ByLength:
@@ -84,7 +87,8 @@ def _write(folder: Path, n: int) -> Path:
 
 async def _run(pool: Pool, folder: Path, file: Path, *, retry_failed: bool = False) -> BatchSummary:
     requests = read_requests(file, ("coe", "a", "b", "c"))
-    with Journal(folder / "out.jsonl", file) as journal:
+    request_ids = requests.request_ids if retry_failed else None
+    with Journal(folder / "out.jsonl", file, request_ids) as journal:
         return await run_batch(
             pool.composition, requests, journal, "coe", retry_failed=retry_failed
         )
@@ -123,7 +127,7 @@ async def test_a_run_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 40
 
 
-async def test_a_failure_is_a_line_of_its_own_and_can_be_asked_again(tmp_path: Path) -> None:
+async def test_a_failure_is_a_line_of_its_own(tmp_path: Path) -> None:
     file = _write(tmp_path, 12)
     dead = ScriptedSpec(default="b says", fail_after_tokens=0)
     requests = read_requests(file, ("coe", "a", "b", "c"))
@@ -143,13 +147,109 @@ async def test_only_what_failed_is_asked_again(tmp_path: Path) -> None:
     file = _write(tmp_path, 12)
     requests = read_requests(file, ("coe", "a", "b", "c"))
     with Journal(tmp_path / "out.jsonl", file) as journal:
-        for request in requests:
-            is_failure = request.custom_id in ("r3", "r4")
-            line = {
-                "custom_id": request.custom_id,
-                "response": {"status_code": 502 if is_failure else 200},
-            }
-            journal.add(request.custom_id, orjson.dumps(line))
+        for custom_id in requests.request_ids:
+            status = 502 if custom_id in ("r3", "r4") else 200
+            line = {"custom_id": custom_id, "response": {"status_code": status}}
+            journal.add(custom_id, orjson.dumps(line))
     pool = Pool()
     summary = await _run(pool, tmp_path, file, retry_failed=True)
     assert (summary.n_resumed, summary.n_failed, pool.n_asked) == (10, 0, 2)
+
+
+async def test_what_failed_in_a_run_that_finished_is_asked_again(tmp_path: Path) -> None:
+    file = _write(tmp_path, 12)
+    first = await _run(Pool(b=ScriptedSpec(default="b says", fail_after_tokens=0)), tmp_path, file)
+    assert first.n_failed > 0
+    again = Pool()
+    summary = await _run(again, tmp_path, file, retry_failed=True)
+    assert (summary.n_resumed, summary.n_failed) == (12 - first.n_failed, 0)
+    assert again.n_asked == first.n_failed
+    answers = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"r{i}" for i in range(12)]
+    assert {answer["response"]["status_code"] for answer in answers} == {200}
+
+
+class Defective(ScriptedEngine):
+    """Fails in a way that nobody thought of."""
+
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        raise LookupError("a defect")
+
+
+@pytest.mark.parametrize("where", ["engine", "router"])
+async def test_a_defect_is_a_line_of_its_request_and_costs_no_other(
+    tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool()
+    if where == "engine":
+        broken = Defective(pool.composition.router.pool.expert("b"))
+        pool.composition.engines = {**pool.composition.engines, "b": broken}
+    else:
+        score = ByLength.score
+
+        def broken_score(self: ByLength, queries: Sequence[Query]) -> FloatArray:
+            if len(queries[0].text) % 3 == 1:
+                raise LookupError("a defect")
+            return score(self, queries)
+
+        monkeypatch.setattr(ByLength, "score", broken_score)
+    with caplog.at_level(logging.ERROR):
+        summary = await _run(pool, tmp_path, _write(tmp_path, 6))
+    answers = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    # r0 is pinned to c; of the others, r3 has four characters.
+    assert [a["response"]["status_code"] for a in answers] == [200, 200, 200, 500, 200, 200]
+    assert summary.n_failed == 1
+    assert "a defect" in caplog.text
+
+
+class FullDisk(Journal):
+    """Takes some lines."""
+
+    def add(self, custom_id: str, line: bytes) -> None:
+        if len(self.done) == 3:
+            raise OSError(errno.ENOSPC, "no room")
+        super().add(custom_id, line)
+
+
+async def test_a_full_disk_is_told_as_itself_and_keeps_what_was_written(tmp_path: Path) -> None:
+    file = _write(tmp_path, 12)
+    requests = read_requests(file, ("coe", "a", "b", "c"))
+    with (
+        pytest.raises(OSError, match="no room"),
+        FullDisk(tmp_path / "out.jsonl", file) as journal,
+    ):
+        await run_batch(Pool().composition, requests, journal, "coe")
+    assert (await _run(Pool(), tmp_path, file)).n_resumed == 3
+
+
+class BadDisk(Journal):
+    """Takes lines and does not keep them."""
+
+    def sync(self) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+
+@pytest.mark.parametrize("sync_every_s", [0.0, 3600.0])
+async def test_lines_that_do_not_reach_the_disk_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_every_s: float
+) -> None:
+    """At once where an expert still answers; at the latest before the output is written."""
+    monkeypatch.setattr(running, "SYNC_EVERY_S", sync_every_s)
+    slow = {"b": ScriptedSpec(default="b says", tokens_per_s=1e-3)} if not sync_every_s else {}
+    file = _write(tmp_path, 12)
+    requests = read_requests(file, ("coe", "a", "b", "c"))
+    with (
+        pytest.raises(OSError, match="bad disk"),
+        BadDisk(tmp_path / "out.jsonl", file) as journal,
+    ):
+        await run_batch(Pool(**slow).composition, requests, journal, "coe")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+async def test_a_file_larger_than_the_window_is_answered_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WINDOW", 5)
+    summary = await _run(Pool(), tmp_path, _write(tmp_path, 12))
+    assert (summary.n_requests, summary.n_failed) == (12, 0)
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 12
