@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,9 @@ from coe.errors import CoeError
 from coe.eval.datasets import QuestionSet, load_zoo
 from coe.routing import RoutingDecision
 from coe.scheduling import Effects, Site, SwapScheduler
-from coe.scheduling.dispatcher import Dispatcher, Driven
+from coe.scheduling.dispatcher import Dispatcher
 from coe.scheduling.hosted import HostedEngine
 from coe.scheduling.peers import Fifo, LlamaSwap, Lru, Ollama
-from coe.scheduling.transitions import Counts
 from coe.types import GenerationRequest, Message
 
 RESULTS = Path(__file__).resolve().parent / "results" / "zoo_swaps.json"
@@ -37,14 +36,17 @@ ROOM_GIB = 0.0125
 """Two of the experts, the largest among them."""
 
 
-class Counted(Driven, Protocol):
-    """A scheduler that says what it has done."""
+class Counting(Dispatcher):
+    """Counts the experts that it brought in."""
 
-    @property
-    def counts(self) -> Counts: ...
+    n_loads = 0
+
+    async def bring(self, expert_id: str, devices: Sequence[str]) -> None:
+        self.n_loads += 1
+        await super().bring(expert_id, devices)
 
 
-Make = Callable[[Site, Effects], Counted]
+Make = Callable[[Site, Effects], Any]
 RULES: Mapping[str, Make] = {
     "coe": SwapScheduler,
     "fifo": Fifo,
@@ -65,13 +67,7 @@ async def served(
     site = site_of(config)
     assert site is not None, "the zoo is hosted"
     engines = engines_for(config)
-    made: list[Counted] = []
-
-    def made_for(effects: Effects) -> Counted:
-        made.append(make(site, effects))
-        return made[0]
-
-    dispatcher = Dispatcher(engines, made_for)
+    dispatcher = Counting(engines, lambda effects: make(site, effects))
     hosted = {id_: HostedEngine(engine, dispatcher) for id_, engine in engines.items()}
     began_s = time.perf_counter()
     results = await asyncio.gather(
@@ -81,8 +77,7 @@ async def served(
         )
     )
     wall_s = time.perf_counter() - began_s
-    counts = made[0].counts
-    await dispatcher.shut_down(10.0)
+    await asyncio.gather(*(engine.stop(10.0) for engine in engines.values()))
     graded = [
         questions.grade(query, text).score
         for query, (text, _) in zip(questions.queries, results, strict=True)
@@ -90,7 +85,7 @@ async def served(
     ]
     waits = np.array([latency_s for _, latency_s in results])
     return {
-        "loads": counts.loads,
+        "loads": dispatcher.n_loads,
         "wall_s": round(wall_s, 2),
         "mean_latency_s": round(float(waits.mean()), 3),
         "p50_latency_s": round(float(np.quantile(waits, 0.5)), 3),

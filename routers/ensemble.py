@@ -1,10 +1,14 @@
 """A weighted mean of calibrated scorers.
 
 Each member is mapped to probabilities on held-out scores (`coe.routers.calibration`), then the
-weights are those of the most likely mixture on the same held-out rows (stacking with weights on
-the simplex, by expectation maximisation). Its gain is calibration: on recorded MMLU-Pro answers
-with the category named, its calibration error is below that of the regression it is mostly made
-of, at the same accuracy within the noise.
+weights are those of the likeliest mixture on the same held-out rows (stacking with weights on
+the simplex, by expectation maximisation), drawn towards equal ones where there are few rows.
+
+The members taken by default are those whose mixture predicts best in cross-validation on recorded
+MMLU-Pro answers (training split, 28 experts, five folds, twelve times): its log loss is 0.596,
+against 0.598 with equal weights and 0.600 for the equal mean without ridge. Policies gain little by
+it: beside the latter, top-1 gets 0.1 ± 0.1 points more right, of all experts and of the 14 small
+ones, and a learned vote of all the small ones 0.2 ± 0.1.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ from coe.routers.ridge import RidgeScorer
 from coe.routing import Encoder, FloatArray, Scorer
 from coe.types import Query
 
-DEFAULT_MEMBERS = ("linear", "category", "knn")
+DEFAULT_MEMBERS = ("ridge", "linear", "category", "knn")
+PRIOR_CELLS = 20.0
+"""So many outcomes, beside those measured, speak for each member: few alone would leave one."""
 _EM_STEPS = 200
 _STILL = 1e-5
 _LEAST = 1e-12
@@ -146,7 +152,7 @@ class EnsembleScorer:
         stacked = np.stack(held_out)
         n_members = len(names)
         equal = np.full(n_members, 1.0 / n_members)
-        weights = equal if equal_weights else mixture_weights(stacked, table.scores)
+        weights = equal if equal_weights else mixture_weights(stacked, table.scores, PRIOR_CELLS)
         mixed = np.einsum("m,mqe->qe", weights, stacked)
         settings = {
             "members": {name: asdict(fitted[name].manifest) for name in names},
@@ -187,10 +193,13 @@ class EnsembleScorer:
         )
 
 
-def mixture_weights(chances: FloatArray, outcomes: FloatArray) -> FloatArray:
+def mixture_weights(
+    chances: FloatArray, outcomes: FloatArray, prior_cells: float = 0.0
+) -> FloatArray:
     """(n_members,) weights, adding up to 1, under which the outcomes are most likely.
 
     `chances` is (n_members, n, n_experts). A fraction counts as that much of a success.
+    `prior_cells` for each member are counted besides, which draws the weights towards equal ones.
     """
     measured = ~np.isnan(outcomes)
     p, y = chances[:, measured], outcomes[measured]
@@ -201,7 +210,8 @@ def mixture_weights(chances: FloatArray, outcomes: FloatArray) -> FloatArray:
     likelihood = np.maximum(y * p + (1 - y) * (1 - p), _LEAST)  # (n_members, n_cells)
     for _ in range(_EM_STEPS):
         shares = weights[:, None] * likelihood
-        updated = (shares / shares.sum(axis=0)).mean(axis=1)
+        counts = (shares / shares.sum(axis=0)).sum(axis=1) + prior_cells
+        updated = counts / counts.sum()
         if np.abs(updated - weights).max() < _STILL:
             break
         weights = updated

@@ -15,6 +15,7 @@ cross-validation none elects more right answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -82,6 +83,16 @@ class LearnedVote:
 
     def artifact(self) -> Artifact:
         return self._artifact
+
+    @property
+    def plan(self) -> Artifact | None:
+        """Of a policy that was planned for this vote (`policies.planned_vote`)."""
+        return self._artifact.parts.get("plan")
+
+    def with_plan(self, plan: Artifact) -> LearnedVote:
+        """The same vote; its artifact carries the plan as a part."""
+        carrying = replace(self._artifact, parts={**self._artifact.parts, "plan": plan})
+        return LearnedVote(carrying, self._read, self._scores)
 
     def with_scores(self, scores: Mapping[str, float]) -> LearnedVote:
         """For one query; experts without a score keep their mean."""

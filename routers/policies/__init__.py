@@ -23,13 +23,13 @@ from coe.routers.policies.catalog import (
     POLICIES,
     PolicySpec,
     check_spec,
-    policy_named,
     policy_of,
     usual_k,
 )
 from coe.routers.policies.constraints import PerGroup, SessionAffinity
 from coe.routers.policies.guard import GuardedScorer
 from coe.routers.policies.nulls import NullExperts, fit_theta
+from coe.routers.policies.planned_vote import PlannedVote
 from coe.routers.policies.priced_vote import PricedVote
 from coe.routers.policies.ranking import TopK
 from coe.routers.policies.replay import Replayed, replay, verdict_scores
@@ -53,6 +53,7 @@ __all__ = [
     "IndependentVotes",
     "NullExperts",
     "PerGroup",
+    "PlannedVote",
     "PolicySpec",
     "Priced",
     "PricedVote",
@@ -67,7 +68,6 @@ __all__ = [
     "fit_multiplier",
     "fit_theta",
     "majority",
-    "policy_named",
     "policy_of",
     "replay",
     "tsallis_entropy",

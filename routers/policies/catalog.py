@@ -77,7 +77,7 @@ def usual_k(kind: str) -> int:
 
 def check_spec(spec: PolicySpec) -> None:
     """Raises `ConfigError` for a wrong name or type, in specs that are not tuned yet, too."""
-    spec = _spelt_out(spec)
+    spec = spelt_out(spec)
     kind = _kind_named(spec.kind)
     for name, value in spec.options.items():
         if name not in kind.known_options:
@@ -85,6 +85,8 @@ def check_spec(spec: PolicySpec) -> None:
         _check_type(name, value, kind.known_options[name])
     if spec.k < 1:
         raise ConfigError(f"k is {spec.k}; give at least 1", key="k")
+    if kind.k_is is not None and spec.k != kind.usual_k:
+        raise ConfigError(f"policy {spec.kind!r} reads no k; {kind.k_is}", key="k")
     found = _found_by_tuning(kind, spec)
     for name in kind.required:
         if name not in spec.options and name not in found:
@@ -106,7 +108,7 @@ def policy_of(spec: PolicySpec, model: VoteModel | None = None) -> Policy | Adap
     and for a spec that is not tuned.
     """
     check_spec(spec)
-    spec = _spelt_out(spec)
+    spec = spelt_out(spec)
     for name in ("calls", "budget"):
         if name in spec.options:
             raise ConfigError(
@@ -123,15 +125,7 @@ def policy_of(spec: PolicySpec, model: VoteModel | None = None) -> Policy | Adap
     return adaptive if spec.experts is None else AdaptiveAmong(adaptive, spec.experts)
 
 
-def policy_named(kind: str, k: int = 1, options: Options | None = None) -> Policy:
-    """`policy_of` for the kinds that choose before anything is asked."""
-    built = policy_of(PolicySpec(kind, k, options or {}))
-    if isinstance(built, AdaptivePolicy):
-        raise ConfigError(f"{kind!r} asks one expert at a time; known here: {', '.join(POLICIES)}")
-    return built
-
-
-def _spelt_out(spec: PolicySpec) -> PolicySpec:
+def spelt_out(spec: PolicySpec) -> PolicySpec:
     """With `top-3` as `top-k`."""
     number = spec.kind.removeprefix("top-")
     if spec.kind in KINDS or number == spec.kind or not number.isdecimal() or int(number) < 1:

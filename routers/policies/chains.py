@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 
 from coe.errors import ConfigError
 from coe.outcomes import BoolArray, IntArray
-from coe.routers.policies.elections import Elections
+from coe.routers.policies.elections import Elections, SetsHeard
 from coe.routers.policies.priced_vote import PricedVote
 from coe.routing import FloatArray
 
@@ -29,17 +29,11 @@ class PricedElections:
     def __init__(
         self, elections: Elections, scores: FloatArray, costs: FloatArray, k_max: int
     ) -> None:
-        n, n_experts = scores.shape
+        n_experts = scores.shape[1]
         self.scores = scores
         self.costs = costs
         self._k_max = min(k_max, n_experts)
-        self._chance = np.zeros((1 << n_experts, n), dtype=np.float32)
-        self._won = np.zeros((1 << n_experts, n), dtype=bool)
-        for size in range(1, self._k_max + 1):
-            for chosen in combinations(range(n_experts), size):
-                mask = sum(1 << e for e in chosen)
-                heard = elections.ballots.of_experts(chosen)
-                self._chance[mask], self._won[mask] = elections.after(heard)
+        self._sets = SetsHeard.of(elections, n_experts, self._k_max)
 
     def best(
         self, allowed: Sequence[int], policies: Sequence[PricedVote], budget: float
@@ -56,7 +50,7 @@ class PricedElections:
         """Mean outcome and mean cost of a policy that considers these columns."""
         asked = self._asked(policy, allowed)
         marks = asked[:, None] >> np.arange(len(self.costs)) & 1
-        won = self._won[asked, np.arange(len(asked))]
+        won = self._sets.won[asked, np.arange(len(asked))]
         return float(won.mean()), float((marks @ self.costs).mean())
 
     def _asked(self, policy: PricedVote, allowed: Sequence[int]) -> IntArray:
@@ -69,7 +63,7 @@ class PricedElections:
         for _ in range(min(policy.k_max, self._k_max, len(allowed))):
             left = np.where(asked[:, None] >> columns & 1, -np.inf, worth)
             highest = left.max(axis=1)
-            led = self._chance[asked, np.arange(n)]
+            led = self._sets.leading[asked, np.arange(n)]
             live &= ~((led > 0) & (highest <= led))
             chosen = _chosen(left, self.costs, policy)
             asked = np.where(live, asked | (1 << chosen), asked)

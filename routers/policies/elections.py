@@ -6,6 +6,8 @@ A learned vote is asked about queries that it was not fitted on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, Protocol
 
 import numpy as np
@@ -110,11 +112,41 @@ class Elections:
 
         Both are 0 where none could be read.
         """
-        chances = self._judge.chances(ballots)
-        leading = chances.max(axis=1)
-        votes = _sums(ballots, np.ones_like(ballots.chances)) if self._by_count else chances
-        won: BoolArray = (votes.argmax(axis=1) == self._right) & (leading > 0)
+        leading, _, won = self.standing(ballots)
         return leading, won
+
+    def standing(self, ballots: Ballots) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """`after`, and between its two the (n,) chance of the answer that is second."""
+        chances = self._judge.chances(ballots)
+        best_two = -np.partition(-np.pad(chances, ((0, 0), (0, 1))), 1, axis=1)[:, :2]
+        votes = _sums(ballots, np.ones_like(ballots.chances)) if self._by_count else chances
+        won: BoolArray = (votes.argmax(axis=1) == self._right) & (best_two[:, 0] > 0)
+        return best_two[:, 0], best_two[:, 1], won
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetsHeard:
+    """What every set of a few experts would elect: arrays of (n_sets, n_queries).
+
+    A row's number is the set as a bit mask of columns; sets of more than `k_max` are all 0.
+    """
+
+    leading: FloatArray
+    second: FloatArray
+    """Chances of the two likeliest answers."""
+    won: BoolArray
+
+    @classmethod
+    def of(cls, elections: Elections, n_experts: int, k_max: int) -> SetsHeard:
+        shape = 1 << n_experts, len(elections.ballots.answers)
+        leading, second = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        won = np.zeros(shape, dtype=bool)
+        for size in range(1, k_max + 1):
+            for chosen in combinations(range(n_experts), size):
+                mask = sum(1 << e for e in chosen)
+                heard = elections.ballots.of_experts(chosen)
+                leading[mask], second[mask], won[mask] = elections.standing(heard)
+        return cls(leading, second, won)
 
 
 def _sums(ballots: Ballots, values: FloatArray) -> FloatArray:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coe.errors import ConfigError
+from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies.adaptive import (
     AdaptiveVote,
     Cascade,
@@ -16,6 +18,7 @@ from coe.routers.policies.adaptive import (
 )
 from coe.routers.policies.constraints import PerGroup
 from coe.routers.policies.nulls import NullExperts
+from coe.routers.policies.planned_vote import Plan, PlannedVote
 from coe.routers.policies.priced_vote import PricedVote
 from coe.routers.policies.ranking import TopK
 from coe.routers.policies.uncertainty import EntropySwitch, TopP
@@ -48,6 +51,8 @@ class Kind:
     usual_k: int = 1
     is_adaptive: bool = False
     takes_model: bool = False
+    k_is: str | None = None
+    """What to give instead of k, where the kind reads none."""
 
     @property
     def known_options(self) -> Types:
@@ -78,6 +83,22 @@ def _priced_vote(
     return PricedVote(cost, multiplier, patience, k_max=k, model=vote)
 
 
+def _planned_vote(k: int, model: VoteModel | None, cost: str, multiplier: float) -> PlannedVote:
+    if not isinstance(model, LearnedVote) or model.plan is None:
+        raise ConfigError(
+            "a planned vote is fitted together with a learned vote; set the aggregator to learned "
+            "and fit it with `coe fit`"
+        )
+    plan = Plan.of_artifact(model.plan)
+    if plan.multiplier != multiplier:
+        raise ConfigError(
+            f"planned for a multiplier of {plan.multiplier:g}, not {multiplier:g}; fit it again "
+            "with `coe fit`",
+            key="multiplier",
+        )
+    return PlannedVote(cost, plan, model, k)
+
+
 def _entropy_switch(
     low: float, high: float, q: float = 1.1, falls_back: bool = False, **of_top_p: Any
 ) -> EntropySwitch:
@@ -89,16 +110,20 @@ _OF_MODEL: Types = {"n_options": int, "trust": float}
 _BUDGET = {"budget": ("multiplier",)}
 
 KINDS: Mapping[str, Kind] = {
-    "top-1": Kind("the best expert", lambda k, _: TopK(1), tuned_for=_BUDGET),
+    "top-1": Kind(
+        "the best expert", lambda k, _: TopK(1), tuned_for=_BUDGET, k_is="use the kind 'top-k'"
+    ),
     "top-k": Kind(
         "the k best experts; top-3 is short for top-k:k=3",
         lambda k, _: TopK(k),
         tuned_for=_BUDGET,
+        usual_k=3,
     ),
     "top-p": Kind(
         "the fewest experts whose scores add up to a share p, at most k_max",
         lambda k, _, **options: TopP(**options),
         _TOP_P,
+        k_is="give the option k_max",
     ),
     "entropy-switch": Kind(
         "one expert where scores are clear, those of top-p where less so, else k_max or the "
@@ -106,6 +131,7 @@ KINDS: Mapping[str, Kind] = {
         lambda k, _, **options: _entropy_switch(**options),
         {"low": float, "high": float, "q": float, "falls_back": bool, **_TOP_P},
         ("low", "high"),
+        k_is="give the option k_max",
     ),
     "null-experts": Kind(
         "the k best of the experts and of as many empty places as theta and m say",
@@ -155,6 +181,17 @@ KINDS: Mapping[str, Kind] = {
         {"cost": str, "multiplier": float, "patience": float, **_OF_MODEL},
         ("cost", "multiplier"),
         tuned_for={"budget": ("multiplier", "patience")},
+        usual_k=5,
+        is_adaptive=True,
+        takes_model=True,
+    ),
+    "planned-vote": Kind(
+        "whoever a plan values most, at most k, while asking is worth its price; needs the "
+        "learned vote",
+        _planned_vote,
+        {"cost": str, "multiplier": float},
+        ("cost", "multiplier"),
+        tuned_for={"budget": ("multiplier",)},
         usual_k=5,
         is_adaptive=True,
         takes_model=True,

@@ -20,7 +20,7 @@ from coe.outcomes import IntArray, OutcomeTable
 from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies.adaptive import IndependentVotes
 from coe.routers.policies.budgets import costs_of, fit_multiplier
-from coe.routers.policies.catalog import PolicySpec, check_spec
+from coe.routers.policies.catalog import PolicySpec, check_spec, spelt_out
 from coe.routers.policies.chains import (
     COARSE,
     LONGEST,
@@ -30,7 +30,8 @@ from coe.routers.policies.chains import (
     grown_chain,
     priced_votes,
 )
-from coe.routers.policies.elections import Elections, VoteKind
+from coe.routers.policies.elections import Elections, SetsHeard, VoteKind
+from coe.routers.policies.planning import Planning
 from coe.routing import FloatArray
 
 __all__ = ["VoteKind", "fitted_vote", "tuned"]
@@ -40,7 +41,8 @@ MARGIN = 0.01
 score, and a little drift would carry all of them over the threshold. Tuned on one half of recorded
 MMLU-Pro training queries for 3 calls and judged on the other, no margin spent up to 3.01."""
 SPENT = 0.985
-"""The share of a budget that may be spent on the table that it is tuned on."""
+"""The share of a budget that may be spent on the table that it is tuned on. A planned vote, judged
+on held-out queries, keeps a margin of its own (`planning`)."""
 _CONFIDENCES = np.round(
     np.concatenate([np.linspace(0.2, 0.9, 71), np.linspace(0.905, 0.995, 19)]), 3
 )
@@ -58,7 +60,7 @@ def tuned(
 
     `scores` (n_queries, n_experts) are probabilities of the table's queries from fits that they
     were held out of. `vote` says how answers are elected where the policy asks several. A priced
-    vote in a pool of more than 5 is also told which experts to consider, unless the spec says so.
+    or planned vote in a pool of more than 5 is told which experts to consider, unless it says so.
     Raises `ConfigError` if the limit is below what the cheapest way costs.
     """
     check_spec(spec)
@@ -79,16 +81,47 @@ def tuned(
         return _tuned_calls(spec, table, scores, vote)
     if spec.kind == "priced-vote":
         return _tuned_priced_vote(spec, table, scores, pool, vote)
+    if spec.kind == "planned-vote":
+        _check_vote(vote)
+        return _tuned_planned_vote(spec, table, scores, pool)
     return _tuned_price(spec, scores, pool)
 
 
-def fitted_vote(spec: PolicySpec, table: OutcomeTable, scores: FloatArray) -> LearnedVote:
-    """A learned vote of the experts that the spec's policy considers. `scores` as for `tuned`."""
-    if spec.experts is None:
-        return LearnedVote.fit(table, scores)
-    columns = [i for i, expert_id in enumerate(table.expert_ids) if expert_id in spec.experts]
-    kept = [table.expert_ids[column] for column in columns]
-    return LearnedVote.fit(table.for_experts(kept), scores[:, columns])
+def fitted_vote(
+    spec: PolicySpec, table: OutcomeTable, scores: FloatArray, pool: ExpertPool | None = None
+) -> LearnedVote:
+    """A learned vote of the experts that a tuned spec considers. `scores` as for `tuned`.
+
+    Where the spec asks all of them at once, the vote is fitted for that alone. For a planned vote
+    it carries the plan, which the `pool` is needed for.
+    """
+    if spec.experts is not None:
+        columns = [i for i, expert_id in enumerate(table.expert_ids) if expert_id in spec.experts]
+        table = table.for_experts([table.expert_ids[column] for column in columns])
+        scores = scores[:, columns]
+    vote = LearnedVote.fit(table, scores, everybody=_asks_everybody(spec, len(table.expert_ids)))
+    return _with_plan(vote, spec, table, scores, pool) if spec.kind == "planned-vote" else vote
+
+
+def _asks_everybody(spec: PolicySpec, n_experts: int) -> bool:
+    spec = spelt_out(spec)
+    return spec.kind == "top-k" and spec.k >= n_experts
+
+
+def _with_plan(
+    vote: LearnedVote,
+    spec: PolicySpec,
+    table: OutcomeTable,
+    scores: FloatArray,
+    pool: ExpertPool | None,
+) -> LearnedVote:
+    if pool is None:
+        raise ConfigError("a planned vote needs the pool for its costs")
+    in_order = ExpertPool(tuple(pool.expert(expert_id) for expert_id in table.expert_ids))
+    costs = costs_of(in_order, spec.options["cost"])
+    planning = _planning(table, scores, costs, spec.k)
+    plan = planning.plan(table.expert_ids, float(spec.options["multiplier"]))
+    return vote.with_plan(plan.artifact(vote.artifact().manifest))
 
 
 def _restricted(
@@ -97,6 +130,11 @@ def _restricted(
     seen = pool.subset(expert_ids)
     columns = [pool.ids.index(expert_id) for expert_id in seen.ids]
     return table.for_experts(seen.ids), scores[:, columns], seen
+
+
+def _check_vote(vote: VoteKind) -> None:
+    if vote != "learned":
+        raise ConfigError("a planned vote needs the learned vote; set the aggregator to learned")
 
 
 def _tuned_price(spec: PolicySpec, scores: FloatArray, pool: ExpertPool) -> PolicySpec:
@@ -147,30 +185,66 @@ def _stopped(sign: FloatArray, least: float) -> IntArray:
 def _tuned_priced_vote(
     spec: PolicySpec, table: OutcomeTable, scores: FloatArray, pool: ExpertPool, vote: VoteKind
 ) -> PolicySpec:
+    spec, table, scores, pool = _considering(spec, table, scores, pool, vote)
     options = dict(spec.options)
-    budget = SPENT * options.pop("budget")
-    cost = options["cost"]
+    budget, cost = SPENT * options.pop("budget"), options["cost"]
     costs = costs_of(pool, cost)
-    if spec.experts is None and len(pool) > LONGEST:
-        chain = _chain(spec, table, scores, costs, vote)
-        expert_ids = [pool.ids[column] for column in chain]
-        table, scores, pool = _restricted(expert_ids, table, scores, pool)
-        costs = costs[list(chain)]
-        options["experts"] = "+".join(expert_ids)
     elections = Elections.of(table, scores, vote, _independent(options))
     priced = PricedElections(elections, scores, costs, spec.k)
     policies = priced_votes(cost, costs, spec.k, options)
     found = priced.best(range(len(pool)), policies, budget)
     if found is None:
-        raise ConfigError(
-            f"no price keeps a mean {cost} of {budget:g}; the cheapest expert costs "
-            f"{costs.min():g}: raise the budget",
-            key="budget",
-        )
+        raise _too_low(cost, budget, costs)
     chosen = found[1]
     return replace(
         spec,
         options={**options, "multiplier": chosen.multiplier, "patience": chosen.patience},
+    )
+
+
+def _tuned_planned_vote(
+    spec: PolicySpec, table: OutcomeTable, scores: FloatArray, pool: ExpertPool
+) -> PolicySpec:
+    spec, table, scores, pool = _considering(spec, table, scores, pool, "learned")
+    options = dict(spec.options)
+    budget, cost = options.pop("budget"), options["cost"]
+    costs = costs_of(pool, cost)
+    multiplier = _planning(table, scores, costs, spec.k).multiplier_for(budget)
+    if multiplier is None:
+        raise _too_low(cost, budget, costs)
+    return replace(spec, options={**options, "multiplier": multiplier})
+
+
+def _planning(table: OutcomeTable, scores: FloatArray, costs: FloatArray, k_max: int) -> Planning:
+    n_experts = len(costs)
+    if n_experts > LONGEST:
+        raise ConfigError(
+            f"a planned vote considers at most {LONGEST} experts; name so many as a+b, or give a "
+            "budget without names and they are found",
+            key="experts",
+        )
+    elections = Elections.of(table, scores, "learned", IndependentVotes())
+    sets = SetsHeard.of(elections, n_experts, min(k_max, n_experts))
+    return Planning(sets, scores, costs, k_max)
+
+
+def _considering(
+    spec: PolicySpec, table: OutcomeTable, scores: FloatArray, pool: ExpertPool, vote: VoteKind
+) -> tuple[PolicySpec, OutcomeTable, FloatArray, ExpertPool]:
+    """In a large pool, the spec with the experts to consider, and what is left of the rest."""
+    if spec.experts is not None or len(pool) <= LONGEST:
+        return spec, table, scores, pool
+    chain = _chain(spec, table, scores, costs_of(pool, spec.options["cost"]), vote)
+    expert_ids = [pool.ids[column] for column in chain]
+    spec = replace(spec, options={**spec.options, "experts": "+".join(expert_ids)})
+    return (spec, *_restricted(expert_ids, table, scores, pool))
+
+
+def _too_low(cost: str, budget: float, costs: FloatArray) -> ConfigError:
+    return ConfigError(
+        f"no price keeps a mean {cost} of {budget:g}; the cheapest expert costs {costs.min():g}: "
+        "raise the budget",
+        key="budget",
     )
 
 

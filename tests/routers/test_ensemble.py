@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,10 +44,24 @@ def test_weights_of_two_opposite_members_are_worked_by_hand() -> None:
     assert weights[0] == pytest.approx(11 / 12, abs=1e-3)
 
 
+def test_few_outcomes_leave_weights_nearly_equal() -> None:
+    """Four cells beside 20 for each of two: the fixed point of w = (20 + 4 w s) / 44 by hand."""
+    outcomes = np.ones((4, 1))
+    stacked = np.stack([np.full((4, 1), 0.8), np.full((4, 1), 0.2)])
+    w = float(mixture_weights(stacked, outcomes, 20.0)[0])
+    share = 0.8 * w / (0.8 * w + 0.2 * (1 - w))
+    assert w == pytest.approx((20 + 4 * share) / 44, abs=1e-4)
+    assert 0.5 < w < 0.55
+    assert mixture_weights(stacked, outcomes)[0] > 0.99
+
+
 @pytest.fixture
 def longer(table: OutcomeTable) -> OutcomeTable:
-    """The same 30 queries four times over, enough to calibrate on."""
-    return table.rows(np.tile(np.arange(table.n_queries), 4))
+    """The same 30 queries four times over in other words, enough to calibrate on."""
+    many = table.rows(np.tile(np.arange(table.n_queries), 4))
+    texts = [f"{query.text} case {i}" for i, query in enumerate(many.queries)]
+    queries = (replace(q, text=text) for q, text in zip(many.queries, texts, strict=True))
+    return replace(many, queries=tuple(queries))
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -94,14 +109,14 @@ def test_remembered_vectors_are_the_encoders_own(encoder: Encoder) -> None:
 
 
 def test_tables_without_categories_leave_the_category_out(encoder: Encoder) -> None:
-    texts = ["sum plus", "river city"] * 10
+    texts = [f"{words} case {i}" for i in range(10) for words in ("sum plus", "river city")]
     bare = OutcomeTable(
         tuple(Query(text, str(i)) for i, text in enumerate(texts)),
         ("a", "b"),
         np.array([[1.0, 0.0], [0.0, 1.0]] * 10),
     )
     scorer = EnsembleScorer.fit(bare, encoder)
-    assert scorer.members == ("linear", "knn")
+    assert scorer.members == ("ridge", "linear", "knn")
     assert scorer.score([Query("sum"), Query("city")]).argmax(axis=1).tolist() == [0, 1]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coe.errors import ConfigError
 from coe.experts import Expert, ExpertPool, ScriptedSpec
-from coe.routers.policies import TopK, policy_named
+from coe.routers.policies import PolicySpec, TopK, policy_of
 
 POOL = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in ("a", "b", "c")))
 
@@ -27,10 +27,10 @@ def test_top_k_takes_the_best_and_breaks_ties_by_pool_order(scores: list[float],
     ("kind", "k", "name"), [("top-1", 1, "top-1"), ("top-k", 3, "top-3"), ("top-2", 1, "top-2")]
 )
 def test_policy_is_found_by_name(kind: str, k: int, name: str) -> None:
-    assert policy_named(kind, k).name == name
+    assert policy_of(PolicySpec(kind, k)).name == name
 
 
 @pytest.mark.parametrize("kind", ["top-0", "top", "topk", "top-x", "best"])
 def test_unknown_policy_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match="unknown policy"):
-        policy_named(kind)
+        policy_of(PolicySpec(kind))

@@ -20,6 +20,7 @@ from coe.routers.policies import (
     EarlyStoppingVote,
     FallbackOnUnreadable,
     IndependentVotes,
+    PolicySpec,
     Priced,
     PricedVote,
     SessionAffinity,
@@ -30,7 +31,6 @@ from coe.routers.policies import (
     policy_of,
     usual_k,
 )
-from coe.routers.policies.catalog import PolicySpec, policy_named
 from coe.routers.symbolic_recruitment import Recruit
 from coe.routing import AdaptivePolicy, Heard, Policy
 
@@ -90,6 +90,8 @@ def test_a_text_names_a_policy(text: str, expected: Policy | AdaptivePolicy) -> 
         ("top-1:cost=gib:budget=3:multiplier=1", "multiplier is found for budget"),
         ("priced-vote:cost=gib", "needs the option 'multiplier'"),
         ("priced-vote:budget=3", "needs the option 'cost'"),
+        ("planned-vote:cost=gib", "needs the option 'multiplier'"),
+        ("planned-vote:cost=gib:budget=3:patience=0", "no option 'patience'"),
         ("top-1:experts=a++b", "name each expert once"),
         ("top-2:k=3", "use the kind 'top-k'"),
     ],
@@ -103,7 +105,12 @@ def test_what_is_wrong_with_a_text_is_told_before_anything_is_built(
 
 @pytest.mark.parametrize(
     "text",
-    ["adaptive-vote:k=10:calls=3", f"priced-vote:{COST}:budget=20", f"top-2:{COST}:budget=9"],
+    [
+        "adaptive-vote:k=10:calls=3",
+        f"priced-vote:{COST}:budget=20",
+        f"planned-vote:{COST}:budget=20",
+        f"top-2:{COST}:budget=9",
+    ],
 )
 def test_a_spec_not_tuned_yet_is_checked_but_not_built(text: str) -> None:
     spec = PolicySpec.parsed(text)
@@ -171,9 +178,3 @@ def test_experts_left_out_are_as_if_not_in_the_pool() -> None:
     assert fallback.next(scores, POOL, (Heard("c", None), Heard("b", None))) is None
     with pytest.raises(UnknownExpert, match="'d'"):
         Among(TopK(1), ("a", "d")).choose(scores, POOL)
-
-
-def test_only_kinds_that_choose_beforehand_are_named_policies() -> None:
-    assert policy_named("top-2") == TopK(2)
-    with pytest.raises(ConfigError, match="one expert at a time"):
-        policy_named("vote", 3)

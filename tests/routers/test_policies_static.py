@@ -18,6 +18,7 @@ from coe.routers.policies import (
     GuardedScorer,
     NullExperts,
     PerGroup,
+    PolicySpec,
     Priced,
     SessionAffinity,
     TopK,
@@ -26,7 +27,7 @@ from coe.routers.policies import (
     costs_of,
     fit_multiplier,
     fit_theta,
-    policy_named,
+    policy_of,
     tsallis_entropy,
 )
 from coe.routing import FloatArray, Policy
@@ -297,10 +298,10 @@ def test_router_that_helps_is_kept() -> None:
 
 
 def test_options_of_a_named_policy_reach_it() -> None:
-    assert policy_named("top-p", 1, {"p": 0.6, "k_max": 2}) == TopP(0.6, 2)
-    assert policy_named("null-experts", 3, {"theta": 0.5}) == NullExperts(3, 0.5)
-    wrapped = policy_named(
-        "top-2", 1, {"cost": "gib", "limit": 8, "multiplier": 0.1, "switch_cost": 0.05}
+    assert policy_of(PolicySpec("top-p", 1, {"p": 0.6, "k_max": 2})) == TopP(0.6, 2)
+    assert policy_of(PolicySpec("null-experts", 3, {"theta": 0.5})) == NullExperts(3, 0.5)
+    wrapped = policy_of(
+        PolicySpec("top-2", 1, {"cost": "gib", "limit": 8, "multiplier": 0.1, "switch_cost": 0.05})
     )
     inner = WithinLimit(Priced(TopK(2), "gib", 0.1), "gib", 8.0)
     assert wrapped == SessionAffinity(inner, 0.05)
@@ -321,4 +322,4 @@ def test_options_of_a_named_policy_reach_it() -> None:
 )
 def test_wrong_options_are_refused(kind: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        policy_named(kind, 1, options)
+        policy_of(PolicySpec(kind, 1, options))

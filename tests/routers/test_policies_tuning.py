@@ -272,3 +272,20 @@ def test_a_vote_is_fitted_for_the_experts_considered() -> None:
     few = fitted_vote(PolicySpec("vote", 3, {"experts": "s1+big"}), TABLE, SCORES)
     assert (every.expert_ids, few.expert_ids) == (POOL.ids, ("big", "s1"))
     assert isinstance(few, LearnedVote)
+
+
+@pytest.mark.parametrize(
+    ("text", "everybody"),
+    [
+        ("top-7", True),
+        ("top-k:k=9", True),
+        ("top-6", False),
+        ("top-2:experts=s1+big", True),
+        ("vote:k=7", False),
+    ],
+)
+def test_a_vote_of_everybody_at_once_is_fitted_for_that_alone(text: str, everybody: bool) -> None:
+    """A vote that may stop early is asked about fewer answers, too."""
+    few = TABLE.rows(np.arange(400) < 60)
+    vote = fitted_vote(PolicySpec.parsed(text), few, SCORES[:60])
+    assert vote.artifact().manifest.settings["everybody"] is everybody
