@@ -6,17 +6,17 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coe.cli.options import DEFAULT_CONFIG, ConfigOption
+from coe.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from coe.composition import Answering
     from coe.config import Config
-    from coe.types import GenerationRequest, SamplingParams, Usage
+    from coe.routing import RoutingDecision
+    from coe.types import GenerationRequest, Usage
 
 _STOP_S = 10.0
 
@@ -30,26 +30,82 @@ def ask(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
+    show_experts: Annotated[
+        bool,
+        typer.Option("--show-experts", help="Tell which experts inside the model fired."),
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Route a question, stream the answer, say who answered."""
-    from coe.types import SamplingParams
-
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    asyncio.run(_ask(query, config, expert, params))
-
-
-async def _ask(query: str, file: Path, expert: str | None, params: SamplingParams) -> None:
     from coe.config import load_config
-    from coe.types import GenerationRequest, Message
+    from coe.errors import ConfigError
+    from coe.types import GenerationRequest, Message, SamplingParams
 
-    config = load_config(file)
+    if as_json and not show_experts:
+        raise ConfigError("--json goes with --show-experts; an answer alone is streamed as text")
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     request = GenerationRequest((Message("user", query),), params)
+    told = load_config(config)
+    if show_experts:
+        asyncio.run(_show_experts(told, expert, request, as_json))
+    else:
+        asyncio.run(_ask(told, expert, request))
+
+
+async def _ask(config: Config, expert: str | None, request: GenerationRequest) -> None:
     answering = _routed(config, request) if expert is None else _pinned(config, expert, request)
     async with answering as answer:
         usage = await _print(answer)
         decision = answer.decision
+    _say_who(decision, usage)
+
+
+def _say_who(decision: RoutingDecision, usage: Usage | None) -> None:
     counts = f", {usage.prompt_tokens} + {usage.completion_tokens} tokens" if usage else ""
     print(f"— {', '.join(decision.experts)} ({decision.router}{counts})", file=sys.stderr)
+
+
+async def _show_experts(
+    config: Config, expert: str | None, request: GenerationRequest, in_json: bool
+) -> None:
+    """The answer comes whole: what fired is known once it has ended."""
+    from coe.assembly import engines_for
+    from coe.cli.inner_experts import as_json, table
+    from coe.engines.tracing import trace
+
+    decision = await _one_expert(config, expert, request)
+    expert_id = decision.experts[0]
+    engine = engines_for(config)[expert_id]
+    try:
+        traced = await trace(engine, request)
+    finally:
+        await engine.stop(_STOP_S)
+    if in_json:
+        print(as_json(expert_id, traced))
+        return
+    print(f"{traced.text}\n\n{table(expert_id, traced)}")
+    _say_who(decision, traced.usage)
+
+
+async def _one_expert(
+    config: Config, expert: str | None, request: GenerationRequest
+) -> RoutingDecision:
+    from coe.assembly import load_router
+    from coe.errors import ConfigError
+    from coe.routing import RoutingDecision
+    from coe.types import Query
+
+    if expert is not None:
+        return RoutingDecision.pinned(config.pool.expert(expert).id, request.id)
+    router = load_router(config)
+    # A router may have to ask an encoder of its own, which blocks.
+    decision = await asyncio.to_thread(router.route, Query.of_messages(request.messages))
+    if len(decision.experts) > 1:
+        raise ConfigError(
+            f"{decision.router} recruits {', '.join(decision.experts)}; --show-experts follows one "
+            "answer: name its expert with --expert"
+        )
+    return decision
 
 
 @asynccontextmanager
