@@ -155,7 +155,24 @@ class VllmLoraSpec:
     """The adapter's folder."""
 
 
-EngineSpec = LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec | VllmLoraSpec
+@dataclass(frozen=True, slots=True)
+class LitellmSpec:
+    """An expert of any hosted provider that litellm knows."""
+
+    model: str
+    """As litellm names it: `provider/name`."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; None leaves it to litellm to know the
+    provider's usual one. Keys are never written in the file."""
+    params: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """What else `litellm.acompletion` is given, such as `api_base` or `drop_params`."""
+    timeout_s: float = 120.0
+    """Longest silence between two pieces of an answer."""
+
+
+EngineSpec = (
+    LitellmSpec | LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec | VllmLoraSpec
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coe.config import AggregatorConfig, load_config
 from coe.errors import ConfigError
-from coe.experts import OpenAISpec, Price, ScriptedSpec, VllmLoraSpec, VllmSpec
+from coe.experts import LitellmSpec, OpenAISpec, Price, ScriptedSpec, VllmLoraSpec, VllmSpec
 
 EXPERT = "{id: a, engine: {kind: scripted, default: hi}}"
 
@@ -248,6 +248,12 @@ scheduling: {max_wait_s: 30}
     assert (config.devices, config.host_memory_gib) == ({"gpu0": 70, "gpu1": 70}, 100)
     assert config.scheduling.max_wait_s == 30
     assert config.state_dir == tmp_path / ".coe"
+
+
+def test_litellm_experts_are_read(tmp_path: Path) -> None:
+    text = "experts: [{id: a, engine: {kind: litellm, model: x/y, params: {drop_params: true}}}]"
+    (expert,) = load_config(_write(tmp_path, text)).pool.experts
+    assert expert.engine == LitellmSpec("x/y", params={"drop_params": True})
 
 
 def test_the_cpus_budget_is_not_given_twice(tmp_path: Path) -> None:

@@ -40,7 +40,15 @@ FLOORS: dict[str, int] = {
     "coe.cli": 8,
 }
 STANDARD_ONLY = ("coe.types", "coe.errors", "coe.experts", "coe.profiles", "coe.votes")
-HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "sklearn", "scipy")
+HEAVY = (
+    "torch",
+    "litellm",
+    "transformers",
+    "sentence_transformers",
+    "onnxruntime",
+    "sklearn",
+    "scipy",
+)
 AT_HOME = {
     "pydantic": ("coe.config", "coe.service"),
     "yaml": ("coe.config",),

@@ -68,7 +68,12 @@ def test_constraints_pin_every_direct_dependency(
     lines = (repository / "constraints.txt").read_text("utf-8").splitlines()
     pins = {_name(line) for line in lines if line and not line.startswith("#")}
     assert all("==" in line for line in lines if line and not line.startswith("#"))
-    extras = pyproject["project"]["optional-dependencies"]
+    # litellm wants older releases of what others pin; it is installed where it is asked for.
+    extras = {
+        name: group
+        for name, group in pyproject["project"]["optional-dependencies"].items()
+        if name != "litellm"
+    }
     wanted = [
         *pyproject["project"]["dependencies"],
         *(d for group in extras.values() for d in group),

@@ -14,6 +14,7 @@ from coe.encoders import (
 )
 from coe.encoders.static import StaticEncoder
 from coe.engines.base import Engine
+from coe.engines.litellm import LitellmEngine
 from coe.engines.local import LocalEngine
 from coe.engines.local_memory import LocalMemory
 from coe.engines.openai import OpenAIEngine
@@ -22,7 +23,15 @@ from coe.engines.scripted import ScriptedEngine
 from coe.engines.vllm import VllmEngine
 from coe.engines.vllm_lora import VllmLoraEngine
 from coe.errors import ConfigError
-from coe.experts import Expert, LocalSpec, OpenAISpec, ReplaySpec, VllmLoraSpec, VllmSpec
+from coe.experts import (
+    Expert,
+    LitellmSpec,
+    LocalSpec,
+    OpenAISpec,
+    ReplaySpec,
+    VllmLoraSpec,
+    VllmSpec,
+)
 from coe.routing import Encoder
 
 
@@ -63,11 +72,13 @@ def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
         return OpenAIEngine(expert)
     if isinstance(spec, ReplaySpec):
         return ReplayEngine(expert, patience_s)
-    if isinstance(spec, VllmSpec):
-        try:
+    try:
+        if isinstance(spec, VllmSpec):
             return VllmEngine(expert, config.state_dir, patience_s)
-        except ConfigError as error:
-            raise _of_expert(expert, config, error) from None
+        if isinstance(spec, LitellmSpec):
+            return LitellmEngine(expert, startup_timeout_s=patience_s)
+    except ConfigError as error:
+        raise _of_expert(expert, config, error) from None
     return ScriptedEngine(expert, startup_timeout_s=patience_s)
 
 

@@ -25,6 +25,7 @@ from coe.config.schema import (
     ExpertModel,
     FileModel,
     HostingModel,
+    LitellmModel,
     OpenAIModel,
     ReplayModel,
     ScriptedModel,
@@ -38,6 +39,7 @@ from coe.experts import (
     ExpertPool,
     Footprint,
     Hosting,
+    LitellmSpec,
     LocalSpec,
     OpenAISpec,
     Price,
@@ -262,6 +264,8 @@ def _engine(parsed: EngineModel, file: Path, key: str) -> EngineSpec:
     if isinstance(parsed, OpenAIModel):
         checked_url(parsed.base_url, file, f"{key}.base_url")
         return OpenAISpec(**values)
+    if isinstance(parsed, LitellmModel):
+        return LitellmSpec(**values)
     if isinstance(parsed, ScriptedModel):
         return ScriptedSpec(**values)
     path = _resolved(parsed.path, file)

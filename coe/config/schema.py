@@ -103,8 +103,22 @@ class VllmLoraModel(Strict):
     path: str = Field(min_length=1)
 
 
+class LitellmModel(Strict):
+    kind: Literal["litellm"]
+    model: str = Field(min_length=1)
+    api_key_env: str | None = None
+    params: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    timeout_s: float = Field(120.0, gt=0)
+
+
 EngineModel = Annotated[
-    LocalModel | OpenAIModel | ReplayModel | ScriptedModel | VllmModel | VllmLoraModel,
+    LitellmModel
+    | LocalModel
+    | OpenAIModel
+    | ReplayModel
+    | ScriptedModel
+    | VllmModel
+    | VllmLoraModel,
     Field(discriminator="kind"),
 ]
 
@@ -172,6 +186,7 @@ class FileModel(Strict):
 
 
 ENGINES: Mapping[str, type[Strict]] = {
+    "litellm": LitellmModel,
     "local": LocalModel,
     "openai": OpenAIModel,
     "replay": ReplayModel,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from coe.engines.base import EngineState
@@ -81,6 +83,16 @@ class LocalEngine:
                     return
         finally:
             row.is_cancelled = True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[LoadedModel, Executor]]:
+        """The loaded model and the thread that may use it. It stays loaded while the block runs."""
+        await self._hold(self._startup_timeout_s)
+        try:
+            assert self._model is not None, "held experts are loaded"
+            yield self._model, self._memory.worker
+        finally:
+            self._memory.release(self)
 
     async def stop(self, timeout_s: float) -> None:
         """Streams under way end with an `UpstreamError`; raises `EngineError` when late."""

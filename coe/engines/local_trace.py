@@ -8,9 +8,7 @@ every pass, and the inner experts are the best k of it, as the model itself take
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from coe.engines.generation import Batch, Emission, Row
-from coe.engines.loading import LoadedModel
 from coe.engines.local import LocalEngine
 from coe.engines.routed_experts import RoutedExperts, Traced
 from coe.errors import CoeError, ConfigError, UpstreamError
@@ -32,7 +29,7 @@ async def trace(engine: LocalEngine, request: GenerationRequest) -> Traced:
     """Greedy unless the request says otherwise. Raises what a stream would raise, and
     `ConfigError` for a model without inner experts.
     """
-    async with _running(engine) as (model, worker):
+    async with engine.running() as (model, worker):
         network = _Recording(model.network, engine.expert_id)
         batch = Batch(replace(model, network=network))
         joining = [Row(request)]
@@ -44,17 +41,6 @@ async def trace(engine: LocalEngine, request: GenerationRequest) -> Traced:
                 usage = delta.usage or usage
             joining = []
         return Traced("".join(texts), usage, network.routed_experts(), network.n_experts)
-
-
-@asynccontextmanager
-async def _running(engine: LocalEngine) -> AsyncIterator[tuple[LoadedModel, Executor]]:
-    """The loaded model and the thread that may use it. It stays loaded while the block runs."""
-    await engine._hold(engine._startup_timeout_s)
-    try:
-        assert engine._model is not None, "held experts are loaded"
-        yield engine._model, engine._memory.worker
-    finally:
-        engine._memory.release(engine)
 
 
 async def _stepped(
