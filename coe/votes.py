@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def folded(text: str) -> str:
+    """A whole completion as an answer: without case and outer white space."""
+    return text.strip().casefold()
+
+
 def is_settled(votes: Mapping[int, str | None], n_asked: int) -> bool:
     """Whether a majority vote of `n_asked` experts can no longer change, so the rest may stop.
 

@@ -27,6 +27,7 @@ from coe.routers.ballots import NO_VOTE, PER_ANSWER, PER_NONE, Ballots, recorded
 from coe.routers.logistic import minimized
 from coe.routing import FloatArray, Heard
 from coe.types import Completion, GenerationRequest
+from coe.votes import folded
 
 C = 0.1
 """Inverse strength of the penalty on weights."""
@@ -51,7 +52,7 @@ class LearnedVote:
         `scores` None takes every expert's mean for the router's expectation.
         """
         self._artifact = artifact
-        self._read = read or _folded
+        self._read = read or folded
         self.expert_ids = artifact.manifest.expert_ids
         self._column = {expert_id: i for i, expert_id in enumerate(self.expert_ids)}
         self._weights = VoteWeights(artifact.arrays["weights"], len(self.expert_ids))
@@ -165,10 +166,6 @@ class VoteWeights:
         """(n, n_answers + 1) probabilities; the last column is "none of them"."""
         features, exists = ballots.features(self._n_experts)
         return _softmax(features @ self.weights, exists)
-
-
-def _folded(text: str) -> str:
-    return text.strip().casefold()
 
 
 def _softmax(utilities: FloatArray, exists: BoolArray) -> FloatArray:

@@ -8,14 +8,10 @@ from math import log
 from coe.aggregation.base import Read
 from coe.errors import ConfigError
 from coe.types import Completion, GenerationRequest
-from coe.votes import is_settled
+from coe.votes import folded, is_settled
 
 _SUREST = 0.99
 """Scores are clipped to 0.01 and 0.99, so that no single expert outvotes all others."""
-
-
-def _folded(text: str) -> str:
-    return text.strip().casefold()
 
 
 class MajorityVote:
@@ -28,7 +24,7 @@ class MajorityVote:
     name = "majority"
 
     def __init__(self, read: Read | None = None) -> None:
-        self._read = read or _folded
+        self._read = read or folded
 
     def is_settled(self, done: Mapping[int, Completion], n_asked: int) -> bool:
         return is_settled({rank: self._read(c.text) for rank, c in done.items()}, n_asked)
@@ -56,7 +52,7 @@ class WeightedVote:
         if n_options < 2:
             raise ConfigError(f"n_options is {n_options}; give at least 2", key="n_options")
         self._chances = chances
-        self._read = read or _folded
+        self._read = read or folded
         self._n_options = n_options
 
     def with_scores(self, scores: Mapping[str, float]) -> WeightedVote:

@@ -16,6 +16,7 @@ from coe.experts import ExpertPool
 from coe.routers.policies.budgets import cost_named, costs_of
 from coe.routers.policies.ranking import at_least, best_first, named, within_unit
 from coe.routing import FloatArray, Heard, Policy
+from coe.votes import is_settled
 
 
 class VoteModel(Protocol):
@@ -136,7 +137,7 @@ class EarlyStoppingVote:
         most = min(self.max_calls or self.k, len(pool))
         n_votes = sum(each.answer is not None for each in heard)
         n_left = min(most - len(heard), self.k - n_votes)
-        if n_left <= 0 or _is_settled(heard, n_left):
+        if n_left <= 0 or is_settled(_votes(heard), len(heard) + n_left):
             return None
         return _first_unasked(named(best_first(scores)[:most], pool), heard)
 
@@ -225,23 +226,9 @@ def majority(heard: Sequence[Heard]) -> str | None:
     return max(counts, key=lambda answer: counts[answer]) if counts else None
 
 
-def _is_settled(heard: Sequence[Heard], n_left: int) -> bool:
-    """Whether no further `n_left` votes can change the majority."""
-    counts: dict[str, int] = {}
-    for each in heard:
-        if each.answer is not None:
-            counts[each.answer] = counts.get(each.answer, 0) + 1
-    leader = majority(heard)
-    if leader is None or counts[leader] < n_left:
-        return False
-    first_heard = list(counts)
-    place = first_heard.index(leader)
-    # At worst all votes left go to one rival; one heard earlier needs only to draw level.
-    return all(
-        counts[leader] > counts[rival] + n_left - (first_heard.index(rival) > place)
-        for rival in counts
-        if rival != leader
-    )
+def _votes(heard: Sequence[Heard]) -> Mapping[int, str | None]:
+    """Answers by rank: experts asked in turn rank in that order."""
+    return {rank: each.answer for rank, each in enumerate(heard)}
 
 
 def _first_unasked(expert_ids: Sequence[str], heard: Sequence[Heard]) -> str | None:
