@@ -44,11 +44,13 @@ class SSEParser:
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that this chunk completes. Raises `EventTooLong`."""
+        if not chunk:  # Says nothing about whether a line feed follows the last carriage return.
+            return []
         self._pending += chunk
         if self._at_start and not self._strip_bom():
             return []
         # The line feed of a CRLF whose carriage return ended the last chunk.
-        if self._skip_lf and self._pending:
+        if self._skip_lf:
             self._skip_lf = False
             if self._pending[:1] == b"\n":
                 del self._pending[:1]

@@ -55,6 +55,12 @@ def test_parser_gives_an_event_as_soon_as_its_blank_line_comes() -> None:
     assert parser.feed(b"\ndata: y\n\n") == [ServerSentEvent(b"y")]
 
 
+def test_parser_takes_an_empty_chunk_within_a_line_end_for_nothing() -> None:
+    assert _parse(b"data: a\r", b"", b"\n", b"data: b\r\n\r\n") == _parse(
+        b"data: a\r\ndata: b\r\n\r\n"
+    )
+
+
 @given(st.lists(st.tuples(_LINES, _ENDS)), st.booleans(), st.lists(st.integers(0, 200)))
 def test_parser_is_blind_to_chunking(
     lines: list[tuple[bytes, bytes]], has_bom: bool, cuts: list[int]
