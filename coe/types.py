@@ -5,7 +5,7 @@ Plain frozen values without behaviour beyond derived properties. Standard librar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,6 +63,18 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request as its client sent it, for an expert whose server speaks the same protocol."""
+
+    fields: Mapping[str, object]
+    """The JSON body. The engine puts in its own name of the model and changes nothing else."""
+    route: str = "chat/completions"
+    """Where it goes, below the server's base address."""
+    is_streamed: bool = False
+    """Whether the answer comes as server-sent events."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What an engine is asked to generate."""
 
@@ -76,6 +88,8 @@ class GenerationRequest:
     """Higher goes first where experts have to be waited for."""
     deadline_s: float | None = None
     """The event loop's time by which it has to be finished; None: it may take what it takes."""
+    raw: RawRequest | None = None
+    """What is sent in place of the rest by engines that pass bytes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +115,19 @@ class Delta:
     """One piece of a streamed completion.
 
     A stream is any number of text deltas and then exactly one with a finish reason, which also
-    carries the usage. A stream that ends without a finish reason was cut off.
+    carries the usage. A stream that ends without a finish reason was cut off. The answer to a
+    raw request comes as pieces of the server's own response in place of text.
     """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    raw: bytes = b""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether somebody who hears it has begun to hear the answer."""
+        return bool(self.text or self.raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from coe.errors import UpstreamError
 from coe.types import Completion, Delta, FinishReason, GenerationRequest, Timing, Usage
@@ -57,6 +57,14 @@ class Engine(Protocol):
     async def stop(self, timeout_s: float) -> None:
         """Frees what the expert occupies. Idempotent; a later `ensure_ready` starts it again."""
         ...
+
+
+@runtime_checkable
+class PassesBytes(Protocol):
+    """An engine that honours `GenerationRequest.raw`, for these routes."""
+
+    @property
+    def raw_routes(self) -> frozenset[str]: ...
 
 
 async def collect(expert_id: str, deltas: AsyncIterator[Delta]) -> Completion:

@@ -13,6 +13,7 @@ import orjson
 from coe.engines.base import EngineState
 from coe.engines.completion_stream import CompletionReader, refusal
 from coe.engines.endpoint import Endpoint, Sleep, problem_of
+from coe.engines.raw_answer import RAW_ROUTES, raw_deltas
 from coe.engines.sse import EventTooLong, SSEParser
 from coe.engines.starting import SelfStarting
 from coe.errors import (
@@ -24,7 +25,7 @@ from coe.errors import (
     UpstreamTimeout,
 )
 from coe.experts import Expert, OpenAISpec
-from coe.types import Delta, GenerationRequest
+from coe.types import Delta, GenerationRequest, RawRequest
 
 SessionFactory = Callable[[OpenAISpec], aiohttp.ClientSession]
 
@@ -49,7 +50,7 @@ def open_session(spec: OpenAISpec) -> aiohttp.ClientSession:
 
 
 class OpenAIEngine(SelfStarting):
-    """Streams from `{base_url}/chat/completions`.
+    """Streams from `{base_url}/chat/completions`, and meets `PassesBytes`.
 
     A server that reports no usage leaves the last delta's `usage` None: counting its chunks
     would pass a guess off as a count. A stream does not wait for the server to come up, it
@@ -71,6 +72,10 @@ class OpenAIEngine(SelfStarting):
         self._sleep = sleep
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def raw_routes(self) -> frozenset[str]:
+        return RAW_ROUTES
+
     async def stop(self, timeout_s: float) -> None:
         """Closes the connections; streams under way end with an `UpstreamError`."""
         # First, so that whoever starts anew while this waits does not get a session that closes.
@@ -80,23 +85,29 @@ class OpenAIEngine(SelfStarting):
             await session.close()
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        body = self._body(request)
-        reader = CompletionReader(self.expert_id)
-        parser = SSEParser()
+        """A raw request is posted as it is, and its answer handed on as it comes."""
+        body = self._body(request) if request.raw is None else self._raw_body(request.raw)
+        read = self._deltas if request.raw is None else raw_deltas(self.expert_id, request.raw)
         # One session from first to last: a stream that `stop` ends must not open another.
         session = self._opened()
         async with (
             self._translated_errors(session),
             self._open_answer(session, request, body) as response,
         ):
-            async for chunk in response.content.iter_any():
-                for event in parser.feed(chunk):
-                    for delta in reader.read(event):
-                        yield delta
-                if reader.is_done:
-                    break
-            yield reader.end()
+            async for delta in read(response.content):
+                yield delta
             await _drain(response)
+
+    async def _deltas(self, content: aiohttp.StreamReader) -> AsyncIterator[Delta]:
+        reader = CompletionReader(self.expert_id)
+        parser = SSEParser()
+        async for chunk in content.iter_any():
+            for event in parser.feed(chunk):
+                for delta in reader.read(event):
+                    yield delta
+            if reader.is_done:
+                break
+        yield reader.end()
 
     @asynccontextmanager
     async def _open_answer(
@@ -106,14 +117,16 @@ class OpenAIEngine(SelfStarting):
         body: dict[str, object],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The server's accepted answer; closing its connection is what cancels the work."""
-        response = await self._post(session, body)
+        route = "chat/completions" if request.raw is None else request.raw.route
+        response = await self._post(session, route, body)
         try:
             error = await self._refusal(response)
-            if isinstance(error, ContextOverflow) and request.params.max_tokens is None:
+            is_our_limit = request.raw is None and request.params.max_tokens is None
+            if isinstance(error, ContextOverflow) and is_our_limit:
                 # The expert's own limit did not fit after this prompt; what is left does.
                 response.close()
                 del body["max_tokens"]
-                response = await self._post(session, body)
+                response = await self._post(session, route, body)
                 error = await self._refusal(response)
             if error is not None:
                 raise error
@@ -128,10 +141,10 @@ class OpenAIEngine(SelfStarting):
         return refusal(self._expert, response.status, await _error_body(response))
 
     async def _post(
-        self, session: aiohttp.ClientSession, body: dict[str, object]
+        self, session: aiohttp.ClientSession, route: str, body: dict[str, object]
     ) -> aiohttp.ClientResponse:
         return await session.post(
-            f"{self._endpoint.base_url}/chat/completions",
+            f"{self._endpoint.base_url}/{route}",
             data=orjson.dumps(body),
             headers={"Content-Type": "application/json", **self._authorization()},
             # A redirect would carry the key to a place the configuration does not name.
@@ -180,10 +193,17 @@ class OpenAIEngine(SelfStarting):
                 "see whether that server still runs and what its log says, then ask again",
             ) from None
 
+    @property
+    def _model(self) -> str:
+        return self._spec.model or self._expert.id
+
+    def _raw_body(self, raw: RawRequest) -> dict[str, object]:
+        return {**raw.fields, "model": self._model}
+
     def _body(self, request: GenerationRequest) -> dict[str, object]:
         params = request.params
         body: dict[str, object] = {
-            "model": self._spec.model or self._expert.id,
+            "model": self._model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
             "max_tokens": params.max_tokens or self._expert.max_tokens,
             "temperature": params.temperature,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from coe.engines.base import EngineState, closing_stream
+from coe.engines.raw_answer import RAW_ROUTES
 from coe.engines.vllm_command import spec_of
 from coe.engines.vllm_life import Life
 from coe.engines.vllm_memory import MemoryProbe, default_probe
@@ -67,6 +68,10 @@ class VllmEngine:
     def phase(self) -> Phase:
         """`state`, in finer words. To report."""
         return self._life.phase
+
+    @property
+    def raw_routes(self) -> frozenset[str]:
+        return RAW_ROUTES
 
     def on_death(self, tell: Callable[[], None]) -> None:
         self._life.on_death(tell)

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from coe.engines.base import Engine, EngineState
+from typing import Protocol, runtime_checkable
+
+from coe.engines.base import Engine, EngineState, PassesBytes
+
+
+@runtime_checkable
+class Wrapped(Protocol):
+    """An engine around another."""
+
+    @property
+    def inner(self) -> Engine: ...
+
+
+def innermost(engine: Engine) -> Engine:
+    """What is asked in the end, below all that is around it."""
+    while isinstance(engine, Wrapped):
+        engine = engine.inner
+    return engine
+
+
+def passes_bytes(engine: Engine, route: str) -> bool:
+    """Whether a raw request for this route may be handed to it."""
+    inner = innermost(engine)
+    return isinstance(inner, PassesBytes) and route in inner.raw_routes
 
 
 class WrappingEngine:
