@@ -72,6 +72,10 @@ class RawRequest:
     """Where it goes, below the server's base address."""
     is_streamed: bool = False
     """Whether the answer comes as server-sent events."""
+    is_all: bool = False
+    """Whether it says what messages and params cannot, so that only experts that pass bytes
+    through can answer, and each of them alone.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class GenerationRequest:
     """The event loop's time by which it has to be finished; None: it may take what it takes."""
     raw: RawRequest | None = None
     """What is sent in place of the rest by engines that pass bytes through."""
+    ask: str | None = None
+    """What decides the routing; None: the last user turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from coe.engines.base import EngineState, closing_stream
+from coe.engines.raw_answer import RAW_ROUTES
 from coe.engines.vllm import VllmEngine
 from coe.engines.vllm_command import spec_of, takes_adapters
 from coe.engines.vllm_server import RunningVllm
@@ -43,6 +44,10 @@ class VllmLoraEngine:
     @property
     def state(self) -> EngineState:
         return self._base.state
+
+    @property
+    def raw_routes(self) -> frozenset[str]:
+        return RAW_ROUTES
 
     async def ensure_ready(self, timeout_s: float) -> None:
         await self._base.ensure_ready(timeout_s)
