@@ -7,22 +7,52 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from coe.errors import AdmissionError, CoeError, DeadlineExceeded, QueueFull, StartupError
-from coe.scheduling.lane import Lane
-from coe.scheduling.terms import Residency, Ticket
+from coe.errors import (
+    CoeError,
+    DeadlineExceeded,
+    ExpertRemoved,
+    QueueFull,
+    ShuttingDown,
+    StartupError,
+)
+from coe.scheduling.lane import Departure, Lane
+from coe.scheduling.terms import Residency, SwapRules, Ticket
 from coe.scheduling.waiting import Entry
 
 
 def shutting_down() -> CoeError:
-    return AdmissionError("the gateway is shutting down; send the request elsewhere or later")
+    return ShuttingDown("the gateway is shutting down; send the request elsewhere or later")
+
+
+def objection(
+    now: float, ticket: Ticket, lane: Lane, n_waiting: int, rules: SwapRules
+) -> CoeError | None:
+    """Why a ticket cannot be accepted while the gateway serves; None if it can."""
+    if lane.departure is Departure.FOR_GOOD:
+        return removed(ticket.expert_id)
+    if lane.last_error is not None and now < lane.retry_at_s:
+        return failed_to_load(lane, now)
+    if len(lane.line) >= lane.tenant.max_queued:
+        return queue_full(lane, len(lane.line), f"expert {lane.expert_id!r}")
+    if n_waiting >= rules.max_queued:
+        return queue_full(lane, n_waiting, "the experts")
+    end_s = earliest_end_s(lane, now)
+    if ticket.deadline_s is not None and end_s > ticket.deadline_s:
+        return too_late(ticket, lane, end_s)
+    return None
+
+
+def removed(expert_id: str) -> CoeError:
+    return ExpertRemoved(expert_id)
 
 
 def failed_to_load(lane: Lane, now: float) -> CoeError:
     """Why an expert that failed to load is not tried again yet."""
     wait_s = max(0.0, lane.retry_at_s - now)
-    return StartupError(
-        lane.expert_id, f"could not be loaded ({lane.last_error}); next try in {wait_s:.3g} s"
-    )
+    # The first line says it; whoever began the load has told all of it, once.
+    cause = str(lane.last_error).partition("\n")[0].removeprefix(f"expert {lane.expert_id!r}: ")
+    message = f"could not be loaded ({cause}); next try in {wait_s:.3g} s"
+    return StartupError(lane.expert_id, message)
 
 
 def queue_full(lane: Lane, n_waiting: int, whose: str) -> QueueFull:

@@ -6,14 +6,22 @@ swap and a queue can be compared.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from coe.scheduling.lane import Lane
-from coe.scheduling.terms import SwapRules
+from coe.scheduling.terms import Residency, SwapRules
 
-AGING = 10.0
-"""A ticket as old as the age bound weighs so many times more than a fresh one."""
+AGING = 2.0
+"""A ticket that has waited for a round weighs so many times more again than a fresh one."""
+PATIENCE = 1.5
+"""An expert whose oldest ticket has waited for so many rounds has twice the claim."""
+STEEPNESS = 4.0
+"""The power by which a claim grows with that age."""
+LEAST_ROUND_S = 1e-3
+NEWTON_STEPS = 4
 
 
 class Claim(IntEnum):
@@ -26,7 +34,7 @@ class Claim(IntEnum):
     URGENT = 1
     """A deadline holds only if the swap begins now. Earliest first."""
     ORDINARY = 2
-    """Most waiting work per second of swap and service first."""
+    """Most waiting work per second of swap and service first, the more so the older."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,12 +45,37 @@ class Bid:
     rank: float
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What the site has before it: how long it takes to serve everybody who is there once.
+
+    The clock of ordinary claims: who is old among swaps of 50 ms is young among swaps of a minute.
+    """
+
+    length_s: float = LEAST_ROUND_S
+    waiting: float = 0.0
+    """Weight of those who wait for a swap, for each expert there is room for."""
+
+
+def round_of(lanes: Iterable[Lane]) -> Round:
+    """One swap and visit of each expert that somebody waits for or runs on, over those resident."""
+    seconds, waiting, n_resident = 0.0, 0.0, 0
+    for lane in lanes:
+        n_resident += lane.is_on_device
+        if lane.line or lane.granted:
+            seconds += lane.load_s.value + lane.leave_s + lane.serving_s
+        if lane.residency in (Residency.DISK, Residency.ASLEEP):
+            waiting += lane.line.weight
+    n_slots = max(1, n_resident)
+    return Round(max(LEAST_ROUND_S, seconds / n_slots), waiting / n_slots)
+
+
 def quantum_s(lane: Lane, rules: SwapRules) -> float:
     """The longest a visit of this expert lasts while others are overdue."""
     return max(rules.quantum_s, rules.quantum_swaps * lane.swap_s)
 
 
-def bid_of(lane: Lane, now: float, rules: SwapRules) -> Bid:
+def bid_of(lane: Lane, now: float, rules: SwapRules, round_: Round) -> Bid:
     """The claim of an expert that somebody waits for."""
     oldest = lane.line.oldest()
     if oldest is not None and now >= oldest.arrived_s + rules.max_wait_s:
@@ -50,7 +83,8 @@ def bid_of(lane: Lane, now: float, rules: SwapRules) -> Bid:
     deadline = lane.line.earliest_deadline()
     if deadline is not None and now >= urgent_at(lane, deadline):
         return Bid(Claim.URGENT, deadline)
-    return Bid(Claim.ORDINARY, -waiting_work(lane, now, rules) / (lane.swap_s + lane.serving_s))
+    strength = waiting_work(lane, now, round_) * impatience(lane, now, round_)
+    return Bid(Claim.ORDINARY, -strength / (lane.swap_s + lane.serving_s))
 
 
 def urgent_at(lane: Lane, deadline_s: float) -> float:
@@ -58,16 +92,29 @@ def urgent_at(lane: Lane, deadline_s: float) -> float:
     return deadline_s - lane.swap_s - 2 * lane.service_s.value
 
 
-def waiting_work(lane: Lane, now: float, rules: SwapRules) -> float:
-    """Weight of those who wait, each counted twice at a tenth of the age bound and so on."""
-    return lane.line.weight + lane.line.waited_s(now) * AGING / rules.max_wait_s
+def waiting_work(lane: Lane, now: float, round_: Round) -> float:
+    """Weight of those who wait, each counted twice at half a round of age and so on."""
+    return lane.line.weight + lane.line.waited_s(now) * AGING / round_.length_s
 
 
-def disturbance(victim: Lane, target: Lane, now: float) -> float:
-    """What it costs those who wait or will wait for the victim if the target takes its place.
+def impatience(lane: Lane, now: float, round_: Round) -> float:
+    """How much stronger its claim is for the age of its oldest ticket; 1 if that is fresh.
+
+    Weight alone would keep an expert of few requests behind those of many for dozens of rounds.
+    """
+    oldest = lane.line.oldest()
+    if oldest is None:
+        return 1.0
+    late = (now - oldest.arrived_s) / (PATIENCE * round_.length_s)
+    return float(1.0 + late**STEEPNESS)
+
+
+def disturbance(victim: Lane, target: Lane, now: float, round_: Round) -> float:
+    """What it costs the others if the target takes the victim's place now.
 
     The victim is away while it drains and leaves, the target loads, serves and leaves, and it
-    comes back: so long its queue stands, and what gathers takes its time to clear as well.
+    comes back: so long its queue stands, and what gathers takes its time to clear as well. Its
+    leaving and coming back, which a longer visit would save, are waited for by everybody else.
     """
     drain_s = victim.service_s.value if victim.granted else 0.0
     away_s = (
@@ -80,11 +127,34 @@ def disturbance(victim: Lane, target: Lane, now: float) -> float:
     )
     clearing = 1.0 - victim.busy_share(now)
     arrivals = victim.rate.per_s(now) * away_s * away_s / (2.0 * clearing)
-    return victim.line.weight * away_s + arrivals
+    others = max(0.0, round_.waiting - target.line.weight) * (victim.leave_s + victim.return_s)
+    return victim.line.weight * away_s + arrivals + others
 
 
-def grievance(target: Lane, victim: Lane, now: float) -> float:
-    """What the wait for the target has cost since the victim came."""
+def outweighs_at(target: Lane, victim: Lane, now: float, cost: float, round_: Round) -> float:
+    """When the wait for the target will have cost so much since the victim came.
+
+    Waiting is dearer with impatience. Now if it has already; infinite if it never will.
+    """
+    oldest = target.line.oldest()
+    waited_s, weight = _waited_s(target, victim, now), target.line.weight
+    if oldest is None or weight <= 0.0 or math.isinf(cost):
+        return math.inf
+    patience_s = PATIENCE * round_.length_s
+    # Both are late enough: one leaves out how impatience grows, the other what was waited before.
+    at_most = (cost / impatience(target, now, round_) - waited_s) / weight
+    after_s = min(at_most, patience_s * (cost / (weight * patience_s)) ** (1 / (1 + STEEPNESS)))
+    if at_most <= 0.0:
+        return now
+    for _ in range(NEWTON_STEPS):  # From above on a convex curve: never too early.
+        late = (now + after_s - oldest.arrived_s) / patience_s
+        moved_s, growth = waited_s + weight * after_s, 1.0 + late**STEEPNESS
+        slope = weight * growth + moved_s * STEEPNESS * late ** (STEEPNESS - 1.0) / patience_s
+        after_s -= (moved_s * growth - cost) / slope
+    return now + max(0.0, after_s)
+
+
+def _waited_s(target: Lane, victim: Lane, now: float) -> float:
     since_s = max(0.0, now - victim.opened_s)
     return min(target.line.waited_s(now), target.line.weight * since_s)
 

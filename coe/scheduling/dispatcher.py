@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from coe.engines.base import Engine
-from coe.errors import CoeError, EngineError
-from coe.scheduling.effects import Effects, Scheduler
-from coe.scheduling.terms import Ticket
+from coe.errors import CoeError, ConfigError, EngineError
+from coe.scheduling.abilities import Mortal, Placed, Sleeper
+from coe.scheduling.effects import Effects, Operable, Scheduler
+from coe.scheduling.engine_effects import EngineEffects
+from coe.scheduling.report import Reported, SiteReport, site_report
+from coe.scheduling.terms import Tenant, Ticket
 
 _LOG = logging.getLogger(__name__)
 _STOP_S = 30.0
@@ -40,33 +44,15 @@ class Driven(Scheduler, Protocol):
 MakeScheduler = Callable[[Effects], Driven]
 
 
-@runtime_checkable
-class Sleeper(Protocol):
-    """An engine that can leave the device and keep its weights in host memory.
+class Companion(Protocol):
+    """Runs beside a dispatcher, from the first request to the shutdown."""
 
-    `ensure_ready` wakes it.
-    """
-
-    async def sleep(self, timeout_s: float) -> float | None:
-        """GiB found still held on each device; None where that is not measured."""
+    def asked(self, now: float, expert_id: str) -> None:
+        """Somebody asks for an expert. Returns at once."""
         ...
 
-
-@runtime_checkable
-class Mortal(Protocol):
-    """An engine whose expert may die by itself, and that tells of it."""
-
-    def on_death(self, tell: Callable[[], None]) -> None:
-        """`tell` is called on the event loop, once for each death after a start."""
-        ...
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """An engine that can be started on devices chosen for it."""
-
-    def place(self, devices: Sequence[str]) -> None:
-        """Where the next start is to be."""
+    async def run(self, now: Clock) -> None:
+        """Is cancelled at the shutdown. `now` is the dispatcher's clock."""
         ...
 
 
@@ -81,17 +67,19 @@ class Dispatcher:
         clock: Clock | None = None,
     ) -> None:
         """`clock` None: the running event loop's."""
-        self.engines = engines
+        self.engines = dict(engines)
         self._startup_timeout_s = startup_timeout_s
         self._clock = clock
         self._numbers = count(1)
         self._turns: dict[str, asyncio.Future[None]] = {}
+        self._n_running: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_started = False
+        self._companions: list[Companion] = []
         self._end: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self.scheduler = make_scheduler(_EngineEffects(self))
+        self.scheduler = make_scheduler(EngineEffects(self))
         for engine in engines.values():
             if isinstance(engine, Mortal):
                 engine.on_death(self._teller(engine.expert_id))
@@ -105,6 +93,8 @@ class Dispatcher:
         `deadline_s` is on the clock. Raises the scheduler's refusal.
         """
         self._start()
+        for companion in self._companions:
+            companion.asked(self.now(), expert_id)
         ticket = Ticket(str(next(self._numbers)), expert_id, priority, deadline_s)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns[ticket.id] = granted
@@ -121,11 +111,62 @@ class Dispatcher:
         finally:
             self._turns.pop(ticket.id, None)
         ok = False
+        self._n_running[expert_id] += 1
         try:
             yield
             ok = True
         finally:
+            self._n_running[expert_id] -= 1
             self._tell(lambda now: self.scheduler.on_finish(now, ticket, ok=ok))
+
+    def accompany(self, companion: Companion) -> None:
+        """Before the first request."""
+        self._companions.append(companion)
+
+    def tell(self, event: Callable[[float], None]) -> None:
+        """One event for the scheduler, from somebody other than the engines. It gets the time."""
+        self._tell(event)
+
+    async def dismiss(self, expert_id: str, to_disk: bool = False) -> None:
+        """Sends one away, as `Operable.on_dismiss` says; returns once it has left, if only for a
+        moment. Giving up the wait does not call it off.
+        """
+        if self._end is not None:
+            await asyncio.shield(self._end)
+            return
+        scheduler = self._operable()
+        self._tell(lambda now: scheduler.on_dismiss(now, expert_id, to_disk))
+        await self._until(lambda: not scheduler.is_leaving(expert_id))
+
+    def add(self, tenant: Tenant, engine: Engine) -> None:
+        """One more expert, stopped. Raises `ConfigError` as `Operable.on_add` does."""
+        if tenant.expert_id in self.engines:
+            raise ConfigError(f"expert {tenant.expert_id!r} exists, or has yet to leave")
+        scheduler = self._operable()
+        self._tell(lambda now: scheduler.on_add(now, tenant))
+        self.engines[tenant.expert_id] = engine
+        if isinstance(engine, Mortal):
+            engine.on_death(self._teller(tenant.expert_id))
+
+    def remove(self, expert_id: str) -> asyncio.Task[None]:
+        """Refuses who waits for it. The task ends once what runs has ended and it is stopped for
+        good. Raises as `Operable.on_remove` does.
+        """
+        scheduler = self._operable()
+        self._tell(lambda now: scheduler.on_remove(now, expert_id))
+
+        async def leave() -> None:
+            await self._until(
+                lambda: not scheduler.is_leaving(expert_id) and not self._n_running[expert_id]
+            )
+            await self._freed(self.engines.pop(expert_id))
+
+        return self.spawn(leave())
+
+    def report(self) -> SiteReport | None:
+        """None for a scheduler that cannot be looked at."""
+        scheduler = self.scheduler
+        return site_report(scheduler, self.now()) if isinstance(scheduler, Reported) else None
 
     async def shut_down(self, timeout_s: float) -> None:
         """Refuses all who wait, lets the granted finish, and stops every engine.
@@ -141,9 +182,7 @@ class Dispatcher:
             self._tell(self.scheduler.on_shutdown)
             try:
                 async with asyncio.timeout(timeout_s):
-                    while not self.scheduler.is_empty:
-                        self._changed.clear()
-                        await self._changed.wait()
+                    await self._until(lambda: self.scheduler.is_empty)
             except TimeoutError:
                 _LOG.warning("experts were still busy after %g s and are stopped", timeout_s)
         if self._timer is not None:
@@ -157,7 +196,7 @@ class Dispatcher:
     def now(self) -> float:
         return self._clock() if self._clock else asyncio.get_running_loop().time()
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         """Runs one transition; keeps it from being forgotten."""
 
         async def run() -> None:
@@ -166,6 +205,7 @@ class Dispatcher:
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def granted(self, ticket: Ticket) -> bool:
         turn = self._turns.get(ticket.id)
@@ -212,6 +252,17 @@ class Dispatcher:
         else:
             self._tell(lambda now: self.scheduler.on_leave_failed(now, expert_id))
 
+    def _operable(self) -> Operable:
+        self._start()
+        if not isinstance(self.scheduler, Operable):
+            raise ConfigError("this pool's scheduler takes no operator's word")
+        return self.scheduler
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._changed.clear()
+            await self._changed.wait()
+
     async def _freed(self, engine: Engine) -> bool:
         try:
             await engine.stop(_STOP_S)
@@ -227,6 +278,8 @@ class Dispatcher:
         if not self._is_started:
             self._is_started = True
             self._tell(self.scheduler.on_start)
+            for companion in self._companions:
+                self.spawn(companion.run(self.now))
 
     def _tell(self, event: Callable[[float], None]) -> None:
         """One event, and the timer for what is due if no other comes."""
@@ -245,28 +298,3 @@ class Dispatcher:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a transition of an expert failed by a defect of ours", exc_info=error)
-
-
-class _EngineEffects:
-    """What a scheduler asks for, as tasks of the dispatcher: every method returns at once."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-
-    def load(self, expert_id: str, devices: Sequence[str]) -> None:
-        self._dispatcher.spawn(self._dispatcher.bring(expert_id, devices))
-
-    wake = load
-    prefetch = load
-
-    def sleep(self, expert_id: str) -> None:
-        self._dispatcher.spawn(self._dispatcher.put_to_sleep(expert_id))
-
-    def evict(self, expert_id: str) -> None:
-        self._dispatcher.spawn(self._dispatcher.send_away(expert_id))
-
-    def grant(self, ticket: Ticket) -> bool:
-        return self._dispatcher.granted(ticket)
-
-    def refuse(self, ticket: Ticket, error: CoeError) -> None:
-        self._dispatcher.refused(ticket, error)

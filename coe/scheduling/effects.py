@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from coe.errors import CoeError
-from coe.scheduling.terms import Ticket
+from coe.scheduling.terms import Tenant, Ticket
 
 
 class Effects(Protocol):
@@ -105,5 +105,37 @@ class Scheduler(Protocol):
     def next_wakeup(self) -> float | None:
         """When `on_tick` is due if no event comes before; None: nothing is due. Asked again
         after every event.
+        """
+        ...
+
+
+@runtime_checkable
+class Operable(Protocol):
+    """A scheduler that takes an operator's word. Experts of that id have to be known, or
+    `UnknownExpert` is raised.
+    """
+
+    def is_leaving(self, expert_id: str) -> bool:
+        """Whether one that was dismissed or removed has yet to leave."""
+        ...
+
+    def on_dismiss(self, now: float, expert_id: str, to_disk: bool = False) -> None:
+        """Sends an expert away, to host memory if it can and `to_disk` is not said.
+
+        Who waits now is served and what runs ends; then it leaves. Who comes meanwhile waits,
+        and brings it back once it has left. Pinned, it is away until somebody asks for it.
+        Raises `RequestError` for an adapter.
+        """
+        ...
+
+    def on_add(self, now: float, tenant: Tenant) -> None:
+        """One more expert, on disk. Raises `ConfigError` if it could never be loaded, or would
+        keep another from it; nothing has changed then.
+        """
+        ...
+
+    def on_remove(self, now: float, expert_id: str) -> None:
+        """Refuses who waits for it and who comes, sends it away once what runs has ended, and
+        forgets it. Raises `RequestError` for the base of others.
         """
         ...

@@ -7,7 +7,7 @@ being the first of them or left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -74,8 +74,11 @@ def _turns(one: IntArray, other: IntArray) -> tuple[int, int]:
     return len(both), len(both) + int((np.diff(flips) % 2).sum())
 
 
-def read_trace(path: Path) -> ExpertTrace:
-    """The trace of a file. Raises `DatasetError` naming the line that is wrong."""
+def read_trace(path: Path, elsewhere: Collection[str] = ()) -> ExpertTrace:
+    """The trace of a file, without experts that are hosted `elsewhere`.
+
+    Raises `DatasetError` naming the line that is wrong.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -83,9 +86,13 @@ def read_trace(path: Path) -> ExpertTrace:
     rows = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            rows.append(_row(line, f"{path}: line {number}"))
+            named, time_s, n_tokens = _row(line, f"{path}: line {number}")
+            here = [expert_id for expert_id in named if expert_id not in elsewhere]
+            if here:
+                rows.append((here, time_s, n_tokens))
     if not rows:
-        raise DatasetError(f"{path}: the trace is empty")
+        problem = "names no expert that is hosted here" if lines else "is empty"
+        raise DatasetError(f"{path}: the trace {problem}")
     return trace_of(rows)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from coe.engines.base import Engine, EngineState, closing_stream
-from coe.errors import StartupError
+from coe.errors import EngineError, RequestError, StartupError
 from coe.scheduling.dispatcher import Dispatcher
 from coe.types import Delta, GenerationRequest
 
@@ -36,14 +37,31 @@ class HostedEngine:
                 self.expert_id, f"its turn did not come within {timeout_s:g} s"
             ) from None
 
+    def turn(self, request: GenerationRequest) -> AbstractAsyncContextManager[None]:
+        """Waits until the inner engine may be used for this request; it may while the block runs.
+
+        Raises the scheduler's refusal.
+        """
+        return self._dispatcher.turn(self.expert_id, request.priority, request.deadline_s)
+
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         async with (
-            self._dispatcher.turn(self.expert_id, request.priority, request.deadline_s),
+            self.turn(request),
             closing_stream(self.inner.stream(request)) as deltas,
         ):
             async for delta in deltas:
                 yield delta
 
     async def stop(self, timeout_s: float) -> None:
-        """Stops the whole pool, which is what a composition that stops its engines wants."""
-        await self._dispatcher.shut_down(timeout_s)
+        """Sends this expert away, from which a later request brings it back.
+
+        Raises `EngineError` if it is still busy after `timeout_s`; it leaves all the same then.
+        An adapter is unloaded. A pool is stopped by its dispatcher.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dispatcher.dismiss(self.expert_id, to_disk=True)
+        except TimeoutError:
+            raise EngineError(self.expert_id, f"still busy after {timeout_s:g} s") from None
+        except RequestError:
+            await self.inner.stop(timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field
+from enum import Enum
 
 from coe.errors import CoeError
 from coe.scheduling.measures import Mean, Rate
@@ -12,6 +13,28 @@ from coe.scheduling.waiting import WaitingLine
 
 BUSIEST = 0.95
 """No expert is taken to be busier than this, so that a busy period has an end."""
+
+
+class Departure(Enum):
+    """How an expert leaves at an operator's word."""
+
+    SLEEP = "sleep"
+    """To host memory where it can sleep, else to disk."""
+    DISK = "disk"
+    FOR_GOOD = "for good"
+    """It refuses whoever asks, and is forgotten once it has left."""
+
+
+@dataclass(slots=True)
+class Moves:
+    """What has happened to one expert, counted as `transitions.Counts` counts all."""
+
+    loads: int = 0
+    wakes: int = 0
+    prefetches: int = 0
+    sleeps: int = 0
+    evictions: int = 0
+    failures: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +60,11 @@ class Lane:
     """The expert it makes room for. It serves its gate first and then nobody."""
     gate: int = 0
     """Tickets it may still grant before it has to leave for another expert."""
+    departure: Departure | None = None
+    """Sent away by an operator: it serves its gate and leaves; None once it has left."""
+    is_kept_away: bool = False
+    """An operator sent it away and nobody has asked for it since: not prefetched, not pinned."""
+    moves: Moves = field(default_factory=Moves)
     opened_s: float = 0.0
     """When it became awake."""
     left_s: float = -math.inf
@@ -103,6 +131,8 @@ class Lane:
     def may_grant(self, now: float, quantum_s: float) -> bool:
         """Whether the next ticket may run now."""
         if self.residency is not Residency.AWAKE or len(self.granted) >= self.tenant.max_in_flight:
+            return False
+        if self.departure is not None and self.gate <= 0:
             return False
         return self.promised_to is None or not self.is_gate_shut(now, quantum_s)
 

@@ -6,17 +6,26 @@ import math
 
 
 class Mean:
-    """An exponentially weighted mean that starts from a guess."""
+    """An exponentially weighted mean that starts from a guess.
 
-    __slots__ = ("_share", "value")
+    The guess counts as one value and all of the first few count alike, so that a wrong guess
+    is soon forgotten.
+    """
+
+    __slots__ = ("_n_values", "_share", "total", "value")
 
     def __init__(self, guess: float, share: float = 0.3) -> None:
-        """`share`: the weight of the newest value."""
+        """`share`: the least weight of the newest value."""
         self.value = guess
         self._share = share
+        self._n_values = 1
+        self.total = 0.0
+        """The sum of all values but the guess."""
 
     def add(self, value: float) -> None:
-        self.value += self._share * (value - self.value)
+        self._n_values += 1
+        self.total += value
+        self.value += max(self._share, 1.0 / self._n_values) * (value - self.value)
 
 
 class Rate:

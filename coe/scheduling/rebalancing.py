@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coe.scheduling.placement import Demand, Home, Ledger, Placement
-from coe.scheduling.placing import changes
+from coe.scheduling.placing import PlaceRules, changes, place
 from coe.scheduling.terms import Site
 
 
@@ -66,6 +66,31 @@ def rebalance(
             return tuple(made)
         made.append(best)
         homes.update({move.expert_id: move.after for move in best.moves})
+
+
+def rehomed(
+    site: Site, homes: Mapping[str, Home], demand: Demand, horizon_h: float
+) -> dict[str, Home]:
+    """Homes of all experts: as they are but for changes worth making, or all anew if that gains
+    more over the horizon, its load seconds counted.
+
+    Who has no home so far gets that of the placement found anew; where nobody has one it is that
+    placement, for nobody has to move into it.
+    """
+    anew = dict(place(site, demand, PlaceRules(exact_s=0.0)).homes)
+    here = {expert_id: homes.get(expert_id, home) for expert_id, home in anew.items()}
+    ledger = Ledger(site, demand)
+    if not homes or ledger.excess_gib(here) > 0.0:
+        return anew
+    changed = dict(here)
+    for change in rebalance(site, ledger.placed(here, bound_s=0.0), demand, horizon_h):
+        changed.update({move.expert_id: move.after for move in change.moves})
+
+    def cost_s(after: Mapping[str, Home]) -> float:
+        moves = sum(_load_s(ledger, here, expert_id, home) for expert_id, home in after.items())
+        return ledger.objective_s(after) * horizon_h + moves
+
+    return min(changed, anew, key=cost_s)
 
 
 def _moves(

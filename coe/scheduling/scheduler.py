@@ -7,25 +7,27 @@ that could change the answer; DESIGN.md has the rules and why they hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from coe.errors import CoeError, UnknownExpert
+from coe.errors import CoeError, ConfigError
 from coe.scheduling.admission import (
     Deadlines,
-    earliest_end_s,
     failed_to_load,
-    queue_full,
+    objection,
+    removed,
     shutting_down,
     too_late,
 )
 from coe.scheduling.choice import demand, quantum_s
+from coe.scheduling.departures import Departures
 from coe.scheduling.effects import Effects
 from coe.scheduling.eviction import EvictionPolicy, LookAhead
-from coe.scheduling.lane import Lane
+from coe.scheduling.lane import Departure, Lane
 from coe.scheduling.memory import Memory
+from coe.scheduling.roster import Roster
 from coe.scheduling.swaps import RoomFinder
 from coe.scheduling.switching import Switching
-from coe.scheduling.terms import Residency, Site, SwapRules, Ticket
+from coe.scheduling.terms import Residency, Site, SwapRules, Tenant, Ticket
 from coe.scheduling.transitions import Counts, Transitions
 
 
@@ -41,14 +43,15 @@ class SwapScheduler:
     ) -> None:
         self.rules = rules or SwapRules()
         self._effects = effects
-        window_s = self.rules.rate_window_s
-        self._hosts = {tenant.expert_id: Lane(tenant, window_s) for tenant in site.hosts}
-        self._lanes = {t.expert_id: self._hosts[t.base or t.expert_id] for t in site.tenants}
-        memory = Memory(site)
-        self._moves = Transitions(effects, memory, self.rules)
-        lanes = tuple(self._hosts.values())
-        rooms = RoomFinder(site, lanes, memory, self.rules, policy or LookAhead())
-        self._switching = Switching(lanes, memory, self._moves, rooms, self.rules)
+        self._roster = Roster(site, self.rules.rate_window_s)
+        self.memory = Memory(site)
+        """To report, never to change."""
+        self._moves = Transitions(effects, self.memory, self.rules)
+        self._departures = Departures(self._moves)
+        self._hosts = self._roster.hosts
+        lanes = self._hosts.values()
+        rooms = RoomFinder(site, lanes, self.memory, self.rules, policy or LookAhead())
+        self._switching = Switching(lanes, self.memory, self._moves, rooms, self.rules)
         self._deadlines = Deadlines()
         self._n_waiting = 0
 
@@ -62,15 +65,23 @@ class SwapScheduler:
         return self._hosts.values()
 
     @property
+    def site(self) -> Site:
+        """The experts that there are now, and the memory they share."""
+        return self._roster.site
+
+    @property
     def n_waiting(self) -> int:
         return self._n_waiting
 
     @property
     def is_empty(self) -> bool:
         """Nobody waits or runs, and nothing is resident or moving: shut down for good."""
-        return self._n_waiting == 0 and all(
-            lane.residency is Residency.DISK for lane in self._hosts.values()
-        )
+        return self._n_waiting == 0 and all(lane.residency is Residency.DISK for lane in self.lanes)
+
+    def is_leaving(self, expert_id: str) -> bool:
+        """Whether an operator's word to it is not carried out yet."""
+        lane = self._roster.get(expert_id)
+        return lane is not None and lane.departure is not None
 
     def on_start(self, now: float) -> None:
         self._decide(now)
@@ -84,7 +95,8 @@ class SwapScheduler:
         if ticket.id in lane.line or ticket.id in lane.granted:
             raise ValueError(f"ticket {ticket.id!r} is already waiting or granted")
         self.counts.arrived += 1
-        error = self._objection(now, ticket, lane)
+        error = shutting_down() if self._switching.is_shut else None
+        error = error or objection(now, ticket, lane, self._n_waiting, self.rules)
         if error is not None:  # (1)
             self._refuse(ticket, error)
             return
@@ -102,8 +114,8 @@ class SwapScheduler:
             self._switching.consider(now, lane)
 
     def on_cancel(self, now: float, ticket: Ticket) -> None:
-        lane = self._lane(ticket.expert_id)
-        if lane.line.cancel(ticket.id) is None:
+        lane = self._roster.get(ticket.expert_id)
+        if lane is None or lane.line.cancel(ticket.id) is None:
             return
         self._n_waiting -= 1
         self.counts.cancelled += 1
@@ -111,51 +123,57 @@ class SwapScheduler:
             self._decide(now)
 
     def on_loaded(self, now: float, expert_id: str) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency is not Residency.LOADING:
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency is not Residency.LOADING:
             return
         self._moves.loaded(now, lane)
         self._serve(now, lane)
         self._decide(now)
 
     def on_load_failed(self, now: float, expert_id: str, error: CoeError) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency is not Residency.LOADING:
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency is not Residency.LOADING:
             return
         self._moves.load_failed(now, lane, error)
         self._refuse_all(lane, failed_to_load(lane, now))
         self._left(now, lane)
 
     def on_slept(self, now: float, expert_id: str, residue_gib: float | None = None) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency is Residency.LEAVING and not lane.is_leaving_for_disk:
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency is not Residency.LEAVING:
+            return
+        if not lane.is_leaving_for_disk:
             self._moves.slept(now, lane, residue_gib)
             self._left(now, lane)
 
     def on_evicted(self, now: float, expert_id: str) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency is Residency.LEAVING and lane.is_leaving_for_disk:
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency is not Residency.LEAVING:
+            return
+        if lane.is_leaving_for_disk:
             self._moves.evicted(now, lane)
             self._left(now, lane)
 
     def on_leave_failed(self, now: float, expert_id: str) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency is Residency.LEAVING and lane.expert_id not in self._moves.stuck:
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency is not Residency.LEAVING:
+            return
+        if lane.expert_id not in self._moves.stuck:
             self._moves.leave_failed(now, lane)
             self._decide(now)
 
     def on_crashed(self, now: float, expert_id: str) -> None:
-        lane = self._lane(expert_id)
-        if lane.residency not in (Residency.AWAKE, Residency.ASLEEP):
+        lane = self._roster.get(expert_id)
+        if lane is None or lane.residency not in (Residency.AWAKE, Residency.ASLEEP):
             return
         self._moves.crashed(now, lane)
         self._left(now, lane)
 
     def on_finish(self, now: float, ticket: Ticket, ok: bool = True) -> None:
-        lane = self._lane(ticket.expert_id)
-        granted_s = lane.granted.pop(ticket.id, None)
-        if granted_s is None:
+        lane = self._roster.lane_of_granted(ticket.id, ticket.expert_id)
+        if lane is None:
             return
+        granted_s = lane.granted.pop(ticket.id)
         self.counts.finished += 1
         lane.failures = 0
         if ok:
@@ -169,6 +187,19 @@ class SwapScheduler:
         if is_easier_to_leave:
             self._decide(now)
 
+    def on_placements(
+        self, now: float, placements: Mapping[str, tuple[tuple[str, ...], ...]]
+    ) -> None:
+        """From their next load on these experts go nowhere but there; nothing that runs or is
+        decided is disturbed. Raises `ConfigError` for a place that is none of an expert's own.
+        """
+        for expert_id, places in placements.items():
+            tenant = self._lane(expert_id).tenant
+            if not places or not set(places) <= set(self.site.placements(tenant)):
+                raise ConfigError(f"{places} are no placements of expert {expert_id!r}")
+        self._switching.place(placements)
+        self._decide(now)
+
     def on_tick(self, now: float) -> None:
         self._expire(now)
         self._moves.retry_leaves(now)
@@ -176,8 +207,35 @@ class SwapScheduler:
 
     def on_shutdown(self, now: float) -> None:
         self._switching.is_shut = True
-        for lane in self._hosts.values():
+        for lane in self.lanes:
             self._refuse_all(lane, shutting_down())
+        self._decide(now)
+
+    def on_dismiss(self, now: float, expert_id: str, to_disk: bool = False) -> None:
+        self._roster.check_dismissable(expert_id)
+        how = Departure.DISK if to_disk else Departure.SLEEP
+        self._departures.begin(self._lane(expert_id), how)
+        self._decide(now)
+
+    def on_add(self, now: float, tenant: Tenant) -> None:
+        if self._switching.is_shut:
+            raise shutting_down()
+        self._roster.add(tenant)
+        self._switching.regard(self.site)
+        self._decide(now)
+
+    def on_remove(self, now: float, expert_id: str) -> None:
+        self._roster.check_removable(expert_id)
+        lane = self._lane(expert_id)
+        for entry in lane.line:
+            if entry.ticket.expert_id == expert_id:
+                lane.line.cancel(entry.ticket.id)
+                self._n_waiting -= 1
+                self._refuse(entry.ticket, removed(expert_id))
+        if self._roster.is_adapter(expert_id):
+            self._forget(expert_id)
+        else:
+            self._departures.begin(lane, Departure.FOR_GOOD)
         self._decide(now)
 
     def next_wakeup(self) -> float | None:
@@ -189,25 +247,7 @@ class SwapScheduler:
         return at_s if at_s < math.inf else None
 
     def _lane(self, expert_id: str) -> Lane:
-        lane = self._lanes.get(expert_id)
-        if lane is None:
-            raise UnknownExpert(expert_id, self._lanes)
-        return lane
-
-    def _objection(self, now: float, ticket: Ticket, lane: Lane) -> CoeError | None:
-        """Why a ticket cannot be accepted; None if it can."""
-        if self._switching.is_shut:
-            return shutting_down()
-        if lane.last_error is not None and now < lane.retry_at_s:
-            return failed_to_load(lane, now)
-        if len(lane.line) >= lane.tenant.max_queued:
-            return queue_full(lane, len(lane.line), f"expert {lane.expert_id!r}")
-        if self._n_waiting >= self.rules.max_queued:
-            return queue_full(lane, self._n_waiting, "the experts")
-        end_s = earliest_end_s(lane, now)
-        if ticket.deadline_s is not None and end_s > ticket.deadline_s:
-            return too_late(ticket, lane, end_s)
-        return None
+        return self._roster.lane(expert_id)
 
     def _serve(self, now: float, lane: Lane) -> None:
         """Grants whatever may run of those who wait for an awake expert."""
@@ -246,5 +286,13 @@ class SwapScheduler:
         self._decide(now)
 
     def _decide(self, now: float) -> None:
+        gone = self._departures.advance(now)
         for lane in self._switching.decide(now):
             self._serve(now, lane)
+        for lane in gone:
+            self._forget(lane.expert_id)
+
+    def _forget(self, expert_id: str) -> None:
+        self._roster.forget(expert_id)
+        self._switching.place({expert_id: ()})
+        self._switching.regard(self.site)

@@ -6,7 +6,15 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from coe.scheduling.choice import Bid, Claim, demand, disturbance, grievance, quantum_s
+from coe.scheduling.choice import (
+    Bid,
+    Claim,
+    Round,
+    demand,
+    disturbance,
+    outweighs_at,
+    quantum_s,
+)
 from coe.scheduling.eviction import EvictionPolicy, Resident
 from coe.scheduling.lane import Lane
 from coe.scheduling.memory import SLACK_GIB, Memory, freed_gib, needed_gib
@@ -50,10 +58,22 @@ class RoomFinder:
         rules: SwapRules,
         policy: EvictionPolicy,
     ) -> None:
-        self._site = site
         self._memory = memory
         self._rules = rules
         self._policy = policy
+        self.pending: dict[str, Swap] = {}
+        """Target → swap that has not begun to load."""
+        self.round = Round()
+        """As it was when it was last decided who is next."""
+        self.chosen: dict[str, tuple[tuple[str, ...], ...]] = {}
+        """Expert → those of its placements that it is to have from its next load on."""
+        self.regard(site, lanes)
+
+    def regard(self, site: Site, lanes: Collection[Lane]) -> None:
+        """From now on these are the experts that there are."""
+        self._site = site
+        known = {lane.expert_id for lane in lanes}
+        self.chosen = {id_: places for id_, places in self.chosen.items() if id_ in known}
         self._rivals = {
             lane.expert_id: [
                 other
@@ -62,14 +82,12 @@ class RoomFinder:
             ]
             for lane in lanes
         }
-        self.pending: dict[str, Swap] = {}
-        """Target → swap that has not begun to load."""
 
     def placements(self, target: Lane) -> tuple[tuple[str, ...], ...]:
         """Where it may go: a sleeper only back to where it sleeps."""
         if target.residency is Residency.ASLEEP:
             return (target.devices,)
-        return self._site.placements(target.tenant)
+        return self.chosen.get(target.expert_id) or self._site.placements(target.tenant)
 
     def find(self, target: Lane, now: float, bid: Bid, blocked: Collection[str] = ()) -> Search:
         """The least costly swap that this bid justifies. `blocked` devices are kept for others."""
@@ -128,12 +146,12 @@ class RoomFinder:
         if swap is None:
             return None, math.inf, again_at_s
         disturbed = [lane for lane in swap.awaited.values() if not lane.is_spare]
-        cost = sum(disturbance(lane, target, now) for lane in disturbed)
+        cost = sum(disturbance(lane, target, now, self.round) for lane in disturbed)
         if bid.claim is Claim.ORDINARY and cost > 0.0:
-            least = min(grievance(target, lane, now) for lane in disturbed)
-            short = self._rules.beta * cost - least
-            if short > 0.0:
-                return None, math.inf, now + short / max(target.line.weight, 1e-9)
+            price = self._rules.beta * cost
+            enough_s = (outweighs_at(target, lane, now, price, self.round) for lane in disturbed)
+            if (at_s := max(enough_s)) > now:
+                return None, math.inf, at_s
         idle_cost = 1e-9 * len(swap.awaited)
         return swap, cost + idle_cost, again_at_s
 
@@ -147,8 +165,8 @@ class RoomFinder:
             return math.inf
         if lane.line and not lane.is_gate_shut(now, quantum_s(lane, self._rules)):
             return lane.opened_s + quantum_s(lane, self._rules)
-        short = self._rules.beta * disturbance(lane, target, now) - grievance(target, lane, now)
-        return now + max(0.0, short) / max(target.line.weight, 1e-9)
+        price = self._rules.beta * disturbance(lane, target, now, self.round)
+        return outweighs_at(target, lane, now, price, self.round)
 
     def _candidates(self, target: Lane, devices: tuple[str, ...]) -> Iterator[Lane]:
         """Whoever holds memory there and is not pinned, promised or leaving."""
@@ -188,7 +206,7 @@ class RoomFinder:
                 - sum(freed_gib(rival, to_disk) for rival in leaving if device in rival.devices)
                 for device, gib in short.items()
             }
-            residents = [_resident(lane, target, now, to_disk) for lane in others]
+            residents = [self._resident(lane, target, now, to_disk) for lane in others]
             chosen = self._policy.victims(needs, residents)
             if chosen is not None:
                 by_id = {lane.expert_id: lane for lane in others}
@@ -203,9 +221,9 @@ class RoomFinder:
         )
         return self._memory.coming(device) - meant
 
-
-def _resident(lane: Lane, target: Lane, now: float, to_disk: bool) -> Resident:
-    frees = dict.fromkeys(lane.devices, freed_gib(lane, to_disk))
-    if lane.is_spare:
-        return Resident(lane.expert_id, frees, math.inf, lane.credit)
-    return Resident(lane.expert_id, frees, 0.0, disturbance(lane, target, now))
+    def _resident(self, lane: Lane, target: Lane, now: float, to_disk: bool) -> Resident:
+        frees = dict.fromkeys(lane.devices, freed_gib(lane, to_disk))
+        if lane.is_spare:
+            return Resident(lane.expert_id, frees, math.inf, lane.credit)
+        cost = disturbance(lane, target, now, self.round)
+        return Resident(lane.expert_id, frees, 0.0, cost)

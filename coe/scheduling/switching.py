@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from coe.scheduling.choice import Bid, Claim, bid_of, demand, quantum_s, urgent_at
+from coe.scheduling.choice import Bid, Claim, bid_of, demand, quantum_s, round_of, urgent_at
 from coe.scheduling.lane import Lane
 from coe.scheduling.memory import Memory
 from coe.scheduling.swaps import RoomFinder, Swap
-from coe.scheduling.terms import Residency, SwapRules
+from coe.scheduling.terms import Residency, Site, SwapRules
 from coe.scheduling.transitions import Transitions
 
 GROWTH = 1.125
@@ -32,6 +32,7 @@ class Switching:
         rules: SwapRules,
     ) -> None:
         self._lanes = lanes
+        """All of them, whoever is added or removed."""
         self._memory = memory
         self._moves = moves
         self._rooms = rooms
@@ -46,6 +47,15 @@ class Switching:
         self.is_shut = False
         self.credit_clock = 0.0
         """The credit of the last idle expert that left: those not used since rank below it."""
+
+    def place(self, placements: Mapping[str, tuple[tuple[str, ...], ...]]) -> None:
+        """Where these experts go from their next load on; swaps already decided stay."""
+        self._rooms.chosen.update(placements)
+
+    def regard(self, site: Site) -> None:
+        """An expert has been added or removed."""
+        self._pinned = [lane for lane in self._lanes if lane.tenant.pinned]
+        self._rooms.regard(site, self._lanes)
 
     def want(self, lane: Lane) -> None:
         """Somebody waits for an expert that is not awake."""
@@ -66,7 +76,9 @@ class Switching:
         if known is not None and now < self.again_at_s and lane.line.weight < GROWTH * known:
             return
         if self._is_candidate(lane, now):
-            self._try(lane, now, bid_of(lane, now, self._rules), self._blocked)
+            self._rooms.round = round_of(self._lanes)
+            bid = bid_of(lane, now, self._rules, self._rooms.round)
+            self._try(lane, now, bid, self._blocked)
 
     def decide(self, now: float) -> list[Lane]:
         """Carries on with what was decided and decides anew; the lanes open again by it."""
@@ -79,6 +91,7 @@ class Switching:
             return []
         self._weighed.clear()
         self._blocked = frozenset()
+        self._rooms.round = round_of(self._lanes)
         n_left = MOST_TRIES
         for bid, lane in sorted(self._bids(now), key=lambda pair: pair[0]):
             if not self._is_candidate(lane, now):
@@ -94,7 +107,7 @@ class Switching:
                 self._blocked |= {device for devices in placements for device in devices}
             else:
                 n_left -= 1
-        if not self._wanting:
+        if not self._wanting and self._rules.prefetches:
             self._prefetch(now)
         return [lane for lane in reopened if lane.promised_to is None and lane.line]
 
@@ -103,9 +116,11 @@ class Switching:
             if not lane.line or lane.residency in (Residency.AWAKE, Residency.LOADING):
                 del self._wanting[lane.expert_id]
             elif self._is_candidate(lane, now):
-                yield bid_of(lane, now, self._rules), lane
+                yield bid_of(lane, now, self._rules, self._rooms.round), lane
         for lane in self._pinned:
-            if lane.residency is Residency.DISK and self._is_candidate(lane, now):
+            is_meant_here = bool(lane.line) or not lane.is_kept_away
+            is_away = lane.residency is Residency.DISK and is_meant_here
+            if is_away and self._is_candidate(lane, now):
                 yield Bid(Claim.OVERDUE, -math.inf), lane
 
     def _is_candidate(self, lane: Lane, now: float) -> bool:
@@ -189,9 +204,10 @@ class Switching:
             return True
         if target.residency not in (Residency.DISK, Residency.ASLEEP):
             return True
+        is_meant_here = not target.is_kept_away
         if swap.is_prefetch:
-            return bool(self._wanting)
-        if not target.line and not target.tenant.pinned:
+            return bool(self._wanting) or not is_meant_here
+        if not target.line and not (target.tenant.pinned and is_meant_here):
             return True
         if not swap.awaited:
             return not self._memory.fits(target, swap.devices) and not self._is_room_coming(swap)
@@ -213,7 +229,9 @@ class Switching:
         absent = [
             lane
             for lane in self._lanes
-            if lane.rate.per_s(now) > 0.0 and self._is_candidate(lane, now)
+            if lane.rate.per_s(now) > 0.0
+            and not lane.is_kept_away
+            and self._is_candidate(lane, now)
         ]
         if not absent or any(swap.is_prefetch for swap in self._rooms.pending.values()):
             return

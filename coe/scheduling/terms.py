@@ -122,6 +122,8 @@ class SwapRules:
     prefetch_ratio: float = math.inf
     """An idle expert makes room for one nobody waits for yet if that is so much more in demand.
     Infinite prefetches into free memory only: swapping on a guess gained nothing measurable."""
+    prefetches: bool = True
+    """Whether anybody comes that nobody waits for."""
     rate_window_s: float = 120.0
     """Arrivals are forgotten with this time constant."""
     max_queued: int = 1_000_000

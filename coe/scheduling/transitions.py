@@ -51,6 +51,7 @@ class Transitions:
     def begin_load(self, now: float, lane: Lane, devices: tuple[str, ...], waited: bool) -> None:
         """Takes the memory and starts; the caller has made sure that it fits."""
         lane.woke = lane.residency is Residency.ASLEEP
+        lane.is_kept_away = lane.departure is not None
         self._sleepers.pop(lane.expert_id, None)
         lane.residency = Residency.LOADING
         lane.devices = devices
@@ -58,10 +59,13 @@ class Transitions:
         self._memory.hold(lane, lane.tenant.gib, lane.host_gib)
         if lane.woke:
             self.counts.wakes += 1
+            lane.moves.wakes += 1
         else:
             self.counts.loads += 1
+            lane.moves.loads += 1
         if not waited:
             self.counts.prefetches += 1
+            lane.moves.prefetches += 1
             self._effects.prefetch(lane.expert_id, devices)
         elif lane.woke:
             self._effects.wake(lane.expert_id, devices)
@@ -103,6 +107,7 @@ class Transitions:
         lane.moved_at_s = now
         self._memory.hold(lane, lane.held_gib, size)
         self.counts.sleeps += 1
+        lane.moves.sleeps += 1
         self._effects.sleep(lane.expert_id)
         return True
 
@@ -146,10 +151,12 @@ class Transitions:
         lane.is_leaving_for_disk = True
         lane.moved_at_s = now
         self.counts.evictions += 1
+        lane.moves.evictions += 1
         self._effects.evict(lane.expert_id)
 
     def _failed(self, now: float, lane: Lane) -> None:
         self.counts.failures += 1
+        lane.moves.failures += 1
         pause = self._rules.backoff_s * 2.0 ** min(lane.failures, 30)
         lane.failures += 1
         lane.retry_at_s = now + min(self._rules.max_backoff_s, pause)

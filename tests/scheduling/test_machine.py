@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from coe.errors import CoeError, StartupError
+from coe.errors import CoeError, ConfigError, RequestError, ShuttingDown, StartupError
 from coe.scheduling import Residency, Site, SwapRules, SwapScheduler, Tenant, Ticket
 from coe.scheduling.effects import Effects
 
@@ -65,6 +65,19 @@ class World(Effects):
         self.waiting: dict[str, Ticket] = {}
         self.fate: dict[str, str] = {}
         self.gone: set[str] = set()
+        self.known = sorted(self.base)
+        self.told: dict[str, bool] = {}
+        """Sent away by an operator and not gone yet; whether to disk."""
+        self.kept_away: set[str] = set()
+        self.removed: set[str] = set()
+
+    def join(self, tenant: Tenant) -> None:
+        self.known = sorted([*self.known, tenant.expert_id])
+        self.base[tenant.expert_id] = tenant.base or tenant.expert_id
+        if tenant.base is None:
+            self.tenants[tenant.expert_id] = tenant
+            self.where[tenant.expert_id] = Residency.DISK
+            self.held[tenant.expert_id] = self.host_held[tenant.expert_id] = 0.0
 
     def load(self, expert_id: str, devices: Sequence[str]) -> None:
         assert self.where[expert_id] is Residency.DISK
@@ -81,10 +94,30 @@ class World(Effects):
 
     def _come(self, expert_id: str, devices: Sequence[str]) -> None:
         assert expert_id not in self.moving
+        assert expert_id not in self.removed
+        asking = [t for t in self.waiting.values() if self.base[t.expert_id] == expert_id]
+        assert asking or expert_id not in self.kept_away, "brought back unasked"
+        if expert_id not in self.told:
+            self.kept_away.discard(expert_id)
         self.where[expert_id] = Residency.LOADING
         self.devices[expert_id] = tuple(devices)
         self.moving[expert_id] = "load"
         self.held[expert_id] = self.tenants[expert_id].gib
+
+    def reached(self, expert_id: str, where: Residency) -> None:
+        """It has left for there, which may be all that an operator wanted."""
+        self.where[expert_id] = where
+        if where is Residency.DISK:
+            self.held[expert_id] = self.host_held[expert_id] = 0.0
+            if expert_id in self.removed:
+                self.removed.discard(expert_id)
+                self.forget(expert_id)
+        if where is Residency.DISK or self.told.get(expert_id) is False:
+            self.told.pop(expert_id, None)
+
+    def forget(self, expert_id: str) -> None:
+        self.known = [id_ for id_ in self.known if id_ != expert_id]
+        self.where.pop(expert_id, None)
 
     def sleep(self, expert_id: str) -> None:
         self._may_leave(expert_id)
@@ -102,7 +135,8 @@ class World(Effects):
 
     def _may_leave(self, expert_id: str) -> None:
         assert expert_id not in self.moving, "one transition at a time"
-        assert not self.tenants[expert_id].pinned or self.fate.get("shutdown")
+        is_told = expert_id in self.told or expert_id in self.removed
+        assert not self.tenants[expert_id].pinned or is_told or self.fate.get("shutdown")
         busy = [t for t in self.running.values() if self.base[t.expert_id] == expert_id]
         assert not busy, "a busy expert was sent away"
         assert self.where[expert_id] is not Residency.LOADING
@@ -150,7 +184,7 @@ class SwapMachine(RuleBasedStateMachine):
     def arrive(self, n: int, priority: int, patience: float | None) -> None:
         for _ in range(n):
             self.n += 1
-            expert_id = self.random.choice(sorted(self.world.base))
+            expert_id = self.random.choice(self.world.known)
             deadline = None if patience is None else self.now + patience
             ticket = Ticket(str(self.n), expert_id, priority, deadline)
             self.world.fate[ticket.id] = "waiting"
@@ -188,7 +222,7 @@ class SwapMachine(RuleBasedStateMachine):
             world.host_held[expert_id] = 0.0
             world.where[expert_id] = Residency.AWAKE
             if outcome == "fails":
-                self.gone_to_disk(expert_id)
+                self.world.reached(expert_id, Residency.DISK)
                 error = StartupError(expert_id, "out of memory")
                 self.scheduler.on_load_failed(self.now, expert_id, error)
             else:
@@ -196,18 +230,13 @@ class SwapMachine(RuleBasedStateMachine):
         elif outcome == "fails":
             self.scheduler.on_leave_failed(self.now, expert_id)
         elif kind == "sleep":
-            world.where[expert_id] = Residency.ASLEEP
+            world.reached(expert_id, Residency.ASLEEP)
             residue = tenant.gib if outcome == "held" else tenant.residue_gib
             world.held[expert_id] = residue
             self.scheduler.on_slept(self.now, expert_id, residue)
         else:
-            self.gone_to_disk(expert_id)
+            self.world.reached(expert_id, Residency.DISK)
             self.scheduler.on_evicted(self.now, expert_id)
-
-    def gone_to_disk(self, expert_id: str) -> None:
-        world = self.world
-        world.where[expert_id] = Residency.DISK
-        world.held[expert_id] = world.host_held[expert_id] = 0.0
 
     @rule()
     def crash(self) -> None:
@@ -222,7 +251,7 @@ class SwapMachine(RuleBasedStateMachine):
         for ticket in list(self.world.running.values()):
             if self.world.base[ticket.expert_id] == expert_id:
                 del self.world.running[ticket.id]
-        self.gone_to_disk(expert_id)
+        self.world.reached(expert_id, Residency.DISK)
         self.scheduler.on_crashed(self.now, expert_id)
 
     @rule(pause=st.floats(0.0, 10.0))
@@ -242,6 +271,65 @@ class SwapMachine(RuleBasedStateMachine):
             if self.world.moving:
                 self.end(self.random.choice(sorted(self.world.moving)), "ok")
             self.finish(ok=True)
+
+    @rule(to_disk=st.booleans())
+    def dismiss(self, to_disk: bool) -> None:
+        world = self.world
+        expert_id = self.random.choice(sorted(world.where))
+        if expert_id not in world.removed:
+            world.kept_away.add(expert_id)
+            if world.where[expert_id] is not Residency.DISK:
+                if to_disk or world.where[expert_id] is not Residency.ASLEEP:
+                    world.told[expert_id] = to_disk
+                else:
+                    world.told.pop(expert_id, None)
+        self.seen["dismissals"] += 1
+        self.scheduler.on_dismiss(self.now, expert_id, to_disk)
+
+    @rule(gib=st.sampled_from([0.3, 0.7, 9.0]), sleeps=st.booleans(), pinned=st.booleans())
+    def add(self, gib: float, sleeps: bool, pinned: bool) -> None:
+        self.n += 1
+        device = min(self.world.budget)
+        new = Tenant(
+            f"new{self.n}",
+            gib,
+            ((device,),) if pinned else (),
+            asleep_gib=gib if sleeps else None,
+            pinned=pinned,
+        )
+        if self.random.random() < 0.2:
+            new = Tenant(new.expert_id, 0.0, base=self.random.choice(sorted(self.world.where)))
+        if len(self.world.known) > 9:
+            return
+        try:
+            self.world.join(new)
+            self.scheduler.on_add(self.now, new)
+        except (ConfigError, ShuttingDown):
+            self.world.forget(new.expert_id)
+            self.seen["not added"] += 1
+        else:
+            self.seen["added"] += 1
+
+    @rule()
+    def remove(self) -> None:
+        world = self.world
+        expert_id = self.random.choice(world.known)
+        has_weights = world.base[expert_id] == expert_id
+        adapters = [id_ for id_ in world.known if world.base[id_] == expert_id != id_]
+        if self.random.random() < 0.6 or expert_id in world.removed or len(world.known) < 3:
+            return
+        if adapters:
+            with pytest.raises(RequestError, match="remove those first"):
+                self.scheduler.on_remove(self.now, expert_id)
+            return
+        self.seen["removed"] += 1
+        world.told.pop(expert_id, None)
+        if has_weights and world.where[expert_id] is not Residency.DISK:
+            world.removed.add(expert_id)
+        self.scheduler.on_remove(self.now, expert_id)
+        if expert_id not in world.removed:
+            world.forget(expert_id)
+        assert not [t for t in world.waiting.values() if t.expert_id == expert_id]
 
     @rule()
     def shutdown(self) -> None:
@@ -287,7 +375,7 @@ class SwapMachine(RuleBasedStateMachine):
     def rivals_are_apart(self) -> None:
         up = (Residency.AWAKE, Residency.LOADING)
         if {"one", "other"} <= set(self.world.tenants):
-            assert not all(self.world.where[e] in up for e in ("one", "other"))
+            assert not all(self.world.where.get(e) in up for e in ("one", "other"))
 
     @invariant()
     def books_agree(self) -> None:
@@ -299,6 +387,10 @@ class SwapMachine(RuleBasedStateMachine):
         assert counts.cancelled == fates.count("cancelled")
         assert self.scheduler.n_waiting == len(world.waiting)
         assert counts.granted == counts.finished + counts.lost + len(world.running)
+        assert {lane.expert_id for lane in self.scheduler.lanes} == set(world.where)
+        assert {id_ for id_ in world.where if self.scheduler.is_leaving(id_)} == (
+            world.told.keys() | world.removed
+        )
         for lane in self.scheduler.lanes:
             assert lane.residency is world.where[lane.expert_id]
             assert lane.held_gib == pytest.approx(world.held[lane.expert_id])
@@ -307,7 +399,8 @@ class SwapMachine(RuleBasedStateMachine):
     @invariant()
     def no_wakeup_is_lost(self) -> None:
         world = self.world
-        if world.waiting and not world.moving and not world.running:
+        is_owed = world.waiting or world.told or world.removed
+        if is_owed and not world.moving and not world.running:
             due = self.scheduler.next_wakeup()
             assert due is not None
 
@@ -323,7 +416,7 @@ class SwapMachine(RuleBasedStateMachine):
             elif self.world.running:
                 self.now += 1.0
                 self.scheduler.on_finish(self.now, self.world.running.popitem()[1])
-            elif self.world.waiting:
+            elif self.world.waiting or self.world.told or self.world.removed:
                 due = self.scheduler.next_wakeup()
                 assert due is not None, "somebody waits and nothing will happen"
                 self.now = max(self.now, due)
@@ -331,6 +424,8 @@ class SwapMachine(RuleBasedStateMachine):
             else:
                 break
         assert not self.world.waiting
+        assert not self.world.told
+        assert not self.world.removed
 
 
 def _machine_settings(examples: int, steps: int) -> settings:
@@ -344,13 +439,14 @@ def _machine_settings(examples: int, steps: int) -> settings:
 
 
 EVERYTHING = (
-    "granted refused cancelled finished lost loads wakes prefetches sleeps evictions failures"
+    "granted refused cancelled finished lost loads wakes prefetches sleeps evictions failures "
+    "dismissals added removed"
 )
 
 
 def test_machine_survives_faults_at_every_transition() -> None:
     SwapMachine.seen.clear()
-    run_state_machine_as_test(SwapMachine, settings=_machine_settings(130, 90))
+    run_state_machine_as_test(SwapMachine, settings=_machine_settings(180, 90))
     assert SwapMachine.seen["steps"] >= 10_000
     assert all(SwapMachine.seen[what] >= 10 for what in EVERYTHING.split()), SwapMachine.seen
 
