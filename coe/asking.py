@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coe.aggregation import AsksInTurn, Read, StopsEarly
+from coe.aggregation import Aggregator, AsksInTurn, Read, StopsEarly, stated_answer
 from coe.engines.base import Engine, collect
 from coe.errors import CoeError
-from coe.routing import Heard
+from coe.routing import Heard, Router, RoutingDecision
 from coe.types import Completion, GenerationRequest
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +30,25 @@ class Asked:
         """Keeps a failure and logs it: the others' answers hide it from the client."""
         _LOG.warning("expert %r was asked with others and failed: %s", expert_id, error)
         self.failures.append(error)
+
+
+async def ask(
+    engines: Mapping[str, Engine],
+    request: GenerationRequest,
+    decision: RoutingDecision,
+    router: Router,
+    aggregator: Aggregator,
+) -> Asked:
+    """Those decided on, together or in turn, as the router and the aggregator want it."""
+    chain = aggregator if isinstance(aggregator, AsksInTurn) else None
+    if chain is None and not router.is_adaptive:
+        stops = aggregator if isinstance(aggregator, StopsEarly) else None
+        return await ask_together(engines, request, decision.experts, stops)
+
+    def next_expert(heard: Sequence[Heard]) -> str | None:
+        return router.next_expert(decision, heard)
+
+    return await ask_in_turn(engines, request, next_expert, stated_answer, chain)
 
 
 async def ask_together(

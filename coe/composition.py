@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,24 +13,32 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
-from coe.aggregation import (
-    Aggregator,
-    AsksInTurn,
-    MajorityVote,
-    StopsEarly,
-    WantsScores,
-    Writes,
-    stated_answer,
-)
-from coe.asking import Asked, ask_in_turn, ask_together
+from coe.aggregation import Aggregator, MajorityVote, WantsScores
+from coe.asking import ask
+from coe.counting import CountedEngines, counted
 from coe.engines.base import Engine, closing_stream, collect
-from coe.errors import CoeError, ContextOverflow, EngineError, UnknownExpert, UpstreamError
-from coe.routing import Heard, Router, RoutingDecision
+from coe.engines.removed import RemovedEngine
+from coe.engines.retrying import RetryBudget
+from coe.engines.wrapping import passes_bytes
+from coe.errors import (
+    CoeError,
+    ContextOverflow,
+    EngineError,
+    QueueFull,
+    RequestError,
+    UnknownExpert,
+)
+from coe.experts import ExpertPool
+from coe.failover import Failover, tell_failure
+from coe.hearing import aggregated, at_once, head, joined
+from coe.members import Members
+from coe.routing import Router, RoutingDecision
 from coe.sessions import Sessions
-from coe.types import Completion, Delta, FinishReason, GenerationRequest, Query, Usage
-
-_LOG = logging.getLogger(__name__)
+from coe.telemetry import Counters, Counts, ExpertCounts
+from coe.types import Completion, Delta, GenerationRequest, Query
+from coe.wishes import ANY, Wish, Wishes
 
 Close = Callable[[float], Awaitable[None]]
 """Called with the seconds that there are for it."""
@@ -47,6 +54,26 @@ class Answering:
     """Under the contract of `Engine.stream`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a composition goes about it."""
+
+    failovers: int = 2
+    """How many further experts are tried where the routed one fails before its first word."""
+    first_word_share: float = 0.5
+    """Of the time until a request's deadline, how much an expert has for its first word while
+    another one could be asked.
+    """
+    switch_cost: float = 0.0
+    """How much better, in units of score, an expert must be to take a conversation over from the
+    one that knows it; 0 does not look who that is.
+    """
+    decides_slowly: bool = False
+    """Deciding takes a model or a network, so it belongs in a thread."""
+    budget: RetryBudget | None = None
+    """Of failovers, shared with the engines' retries and told of every request; None: no bound."""
+
+
 class Composition:
     """A router with running experts: what every door calls."""
 
@@ -55,53 +82,133 @@ class Composition:
         router: Router,
         engines: Mapping[str, Engine],
         aggregator: Aggregator | None = None,
-        failovers: int = 2,
-        decides_slowly: bool = False,
+        conduct: Conduct = Conduct(),
         close: Close | None = None,
     ) -> None:
-        """`failovers`: how many further experts are tried where the routed one fails before its
-        first word. `decides_slowly`: deciding takes a model or a network, so it belongs in a
-        thread. `close` ends what the engines share, before they are stopped.
+        """`close` ends what the engines share, before they are stopped. Engines that are counted
+        already are counted on.
         """
+        self._counters = engines.counters if isinstance(engines, CountedEngines) else Counters()
+        engines = engines.engines if isinstance(engines, CountedEngines) else engines
         missing = [expert_id for expert_id in router.pool.ids if expert_id not in engines]
         if missing:
             raise UnknownExpert(missing[0], engines)
-        self.router = router
-        self.engines = engines
-        self.decides_slowly = decides_slowly
-        self.aggregator = aggregator or MajorityVote()
-        self._failovers = failovers
+        self.members = Members(router, engines)
         self._sessions = Sessions()
         self._close = close
+        self._conduct(router, aggregator or MajorityVote(), conduct)
 
-    def decide(self, request: GenerationRequest, pinned: str | None = None) -> RoutingDecision:
+    def become(
+        self,
+        router: Router,
+        engines: Mapping[str, Engine],
+        aggregator: Aggregator,
+        conduct: Conduct = Conduct(),
+    ) -> Members:
+        """Serves from now on with these, and goes on counting. Gives the members until now: what
+        is under way ends with their engines, and whoever they alone had is told of as removed.
+        """
+        before = self.members
+        gone = {id_: RemovedEngine(id_) for id_ in before.engines if id_ not in engines}
+        self.members = Members(router, {**gone, **engines})
+        self._conduct(router, aggregator, conduct)
+        return before
+
+    def _conduct(self, router: Router, aggregator: Aggregator, conduct: Conduct) -> None:
+        self.router = router
+        self.aggregator = aggregator
+        self.decides_slowly = conduct.decides_slowly
+        self._failover = Failover(conduct.failovers, conduct.first_word_share, conduct.budget)
+        self._wishes = Wishes(router, conduct.switch_cost)
+
+    def counting(self, engines: Mapping[str, Engine]) -> CountedEngines:
+        """Engines whose answers are counted with this composition's."""
+        return CountedEngines(engines, self._counters)
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        return self.members.engines
+
+    @engines.setter
+    def engines(self, engines: Mapping[str, Engine]) -> None:
+        self.members.engines = dict(engines)
+
+    @property
+    def pool(self) -> ExpertPool:
+        """Whoever can be asked for by name now."""
+        return self.members.pool
+
+    @property
+    def counters(self) -> Counts:
+        """What was counted until now."""
+        return counted(self._counters, self.engines)
+
+    def count_of(self, expert_id: str) -> ExpertCounts:
+        """What was counted of one expert until now, also of one removed since."""
+        return counted(self._counters, {expert_id: RemovedEngine(expert_id)}).experts[expert_id]
+
+    def passing(self, route: str) -> frozenset[str]:
+        """The experts that take a raw request for this route."""
+        return frozenset(id_ for id_, e in self.engines.items() if passes_bytes(e, route))
+
+    def decide(
+        self, request: GenerationRequest, pinned: str | None = None, wish: Wish = ANY
+    ) -> RoutingDecision:
         """The experts that will answer; `pinned` names one and skips the router.
 
-        Without reasons, which `Router.route` gives.
+        Without reasons, which `Router.route` gives. A raw request that says all there is goes to
+        one expert that passes bytes through. Raises `RequestError` where nobody can take it.
         """
+        if pinned is not None:
+            query_id = request.id or uuid4().hex
+            return RoutingDecision.pinned(self.pool.expert(pinned).id, query_id)
+        router = self._router(request, wish)
+        decision = self.members.present(router.route(self._query(request), explain=False), router)
+        if request.raw is not None and request.raw.is_all:
+            return replace(decision, experts=decision.experts[:1])
+        return decision
+
+    def explain(self, request: GenerationRequest, wish: Wish = ANY) -> RoutingDecision:
+        """The decision with its reasons; nobody is asked."""
+        return self._router(request, wish).route(self._query(request))
+
+    def _query(self, request: GenerationRequest) -> Query:
         previous = self._sessions.last_expert(request.session)
-        query = Query.of_messages(request.messages, request.id, previous)
-        if pinned is None:
-            return self.router.route(query, explain=False)
-        return RoutingDecision.pinned(self.router.pool.expert(pinned).id, query.id)
+        if request.ask is None:
+            return Query.of_messages(request.messages, request.id, previous)
+        return Query(request.ask, request.id, previous_expert=previous)
+
+    def _router(self, request: GenerationRequest, wish: Wish) -> Router:
+        raw = request.raw
+        able = None if raw is None or not raw.is_all else self.passing(raw.route)
+        has_session = self._sessions.last_expert(request.session) is not None
+        return self._wishes.router(wish, has_session, able)
 
     @asynccontextmanager
     async def answering(
-        self, request: GenerationRequest, decision: RoutingDecision
+        self, request: GenerationRequest, decision: RoutingDecision, wish: Wish = ANY
     ) -> AsyncIterator[Answering]:
         """One answer, which has begun when this is entered: who gives it is known by then.
 
-        A routed expert's own deltas pass through; if it fails before its first word, the next
-        best is asked. Recruited experts answer together and the aggregated answer comes whole;
-        its usage is the sum of theirs. Some of them may fail: if all do, the best one's error is
-        raised. A pinned expert is never replaced.
+        A routed expert's own deltas pass through; if it fails before its first word, or turns the
+        request away because too many wait, the next best is asked. Recruited experts answer
+        together and the aggregated answer comes whole; its usage is the sum of theirs. Some of
+        them may fail: if all do, the best one's error is raised. A pinned expert is never replaced.
+
+        `wish` is the one that was decided with. The answer to a raw request of one expert that
+        passes bytes through is raw.
         """
-        is_alone = len(decision.experts) == 1 and not self.router.is_adaptive
-        if decision.is_pinned or is_alone:
-            async with self._first_to_speak(request, decision) as answer:
-                yield answer
-        else:
-            yield await self._together(request, decision)
+        router = self.router if decision.is_pinned else self._router(request, wish)
+        is_alone = len(decision.experts) == 1 and not router.is_adaptive
+        is_alone = is_alone or (request.raw is not None and request.raw.is_all)
+        with self.members.in_use(), self._counters.all.request() as asked:
+            self._failover.on_request()
+            if decision.is_pinned or is_alone:
+                async with self._first_to_speak(request, decision, router) as answer:
+                    yield answer
+            else:
+                yield await self._together(replace(request, raw=None), decision, router)
+            asked.answered()
 
     async def stream(
         self, request: GenerationRequest, decision: RoutingDecision
@@ -126,110 +233,56 @@ class Composition:
 
     @asynccontextmanager
     async def _first_to_speak(
-        self, request: GenerationRequest, decision: RoutingDecision
+        self, request: GenerationRequest, decision: RoutingDecision, router: Router
     ) -> AsyncIterator[Answering]:
         failures: dict[str, CoeError] = {}
         expert_id: str | None = decision.experts[0]
         while expert_id is not None:
-            async with closing_stream(self.engines[expert_id].stream(request)) as deltas:
+            asked = self._understood(request, expert_id)
+            gone = {*failures, expert_id, *self.members.removed}
+            if len(failures) < self._failover.most:
+                patience_s = self._failover.patience_s(router, decision, gone, request.deadline_s)
+                asked = replace(asked, patience_s=patience_s)
+            async with closing_stream(self._counted[expert_id].stream(asked)) as deltas:
                 try:
-                    head = await _head(expert_id, deltas)
-                except (EngineError, ContextOverflow) as error:
+                    beginning = await head(expert_id, deltas)
+                except (EngineError, ContextOverflow, QueueFull) as error:
                     failures[expert_id] = error
-                    _LOG.warning("expert %r was routed to and failed: %s", expert_id, error)
+                    tell_failure(expert_id, error)
                 else:
                     self._sessions.answered(request.session, expert_id)
-                    yield Answering(replace(decision, experts=(expert_id,)), _joined(head, deltas))
+                    yield Answering(
+                        replace(decision, experts=(expert_id,)), joined(beginning, deltas)
+                    )
                     return
-            expert_id = self._replacement(decision, failures)
+            failed, removed = expert_id, self.members.removed
+            expert_id = self._failover.replacement(router, decision, failures, removed)
+            self._counters.of(failed).failovers += expert_id is not None
         raise next(iter(failures.values()))
 
-    def _replacement(
-        self, decision: RoutingDecision, failures: Mapping[str, CoeError]
-    ) -> str | None:
-        """The policy's choice without those that failed, and without contexts as short as one that
-        overflowed; None once so many have failed as may.
-        """
-        if len(failures) > self._failovers:
-            return None
-        too_short = [e.context_tokens for e in failures.values() if isinstance(e, ContextOverflow)]
-        most = max(too_short, default=0)
-        short = {expert.id for expert in self.router.pool if expert.context_tokens <= most}
-        return self.router.replacement(decision, {*failures, *short})
+    def _understood(self, request: GenerationRequest, expert_id: str) -> GenerationRequest:
+        """The request as this expert can be asked."""
+        raw = request.raw
+        if raw is None or passes_bytes(self.engines[expert_id], raw.route):
+            return request
+        if raw.is_all:
+            raise RequestError(f"expert {expert_id!r} cannot take this request as it is")
+        return replace(request, raw=None)
 
-    async def _together(self, request: GenerationRequest, decision: RoutingDecision) -> Answering:
+    async def _together(
+        self, request: GenerationRequest, decision: RoutingDecision, router: Router
+    ) -> Answering:
         aggregator = self.aggregator
         if isinstance(aggregator, WantsScores):
             aggregator = aggregator.with_scores(decision.scores)
-        asked = await self._ask(request, decision, aggregator)
+        asked = await ask(self._counted, request, decision, router, aggregator)
         if not asked.completions:
             raise asked.failures[0]
         experts = tuple(expert_id for expert_id, _ in asked.completions)
         self._sessions.answered(request.session, experts[0])
-        answer = await _aggregated(aggregator, request, asked.completions)
-        return Answering(replace(decision, experts=experts), _whole(answer))
+        answer = await aggregated(aggregator, request, asked.completions)
+        return Answering(replace(decision, experts=experts), at_once(answer))
 
-    async def _ask(
-        self, request: GenerationRequest, decision: RoutingDecision, aggregator: Aggregator
-    ) -> Asked:
-        chain = aggregator if isinstance(aggregator, AsksInTurn) else None
-        if chain is None and not self.router.is_adaptive:
-            stops = aggregator if isinstance(aggregator, StopsEarly) else None
-            return await ask_together(self.engines, request, decision.experts, stops)
-
-        def next_expert(heard: Sequence[Heard]) -> str | None:
-            return self.router.next_expert(decision, heard)
-
-        return await ask_in_turn(self.engines, request, next_expert, stated_answer, chain)
-
-
-async def _head(expert_id: str, deltas: AsyncIterator[Delta]) -> list[Delta]:
-    """The deltas up to the first word, or up to the end of an answer without words."""
-    head: list[Delta] = []
-    async for delta in deltas:
-        head.append(delta)
-        if delta.text or delta.finish_reason is not None:
-            return head
-    raise UpstreamError(expert_id, "the answer broke off before its first word")
-
-
-async def _joined(head: Sequence[Delta], rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    for delta in head:
-        yield delta
-    async for delta in rest:
-        yield delta
-
-
-async def _aggregated(
-    aggregator: Aggregator,
-    request: GenerationRequest,
-    completions: Sequence[tuple[str, Completion]],
-) -> Completion:
-    """One answer, with the usage of all that it took."""
-    asked = [completion.usage for _, completion in completions]
-    if isinstance(aggregator, Writes):
-        written = await aggregator.write(request, completions)
-        return replace(written, usage=_total([*asked, written.usage]))
-    text = await aggregator.aggregate(request, completions)
-    return Completion(text, _reason(text, completions), _total(asked))
-
-
-async def _whole(answer: Completion) -> AsyncIterator[Delta]:
-    yield Delta(text=answer.text)
-    yield Delta(finish_reason=answer.finish_reason, usage=answer.usage)
-
-
-def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishReason:
-    """Why the completion that became the answer ended; "stop" for an answer nobody gave."""
-    reasons = (c.finish_reason for _, c in completions if c.text == text)
-    return next(reasons, "stop")
-
-
-def _total(usages: Sequence[Usage | None]) -> Usage | None:
-    """The sum; None if one was not counted."""
-    total = Usage()
-    for usage in usages:
-        if usage is None:
-            return None
-        total += usage
-    return total
+    @property
+    def _counted(self) -> Mapping[str, Engine]:
+        return self.counting(self.engines)

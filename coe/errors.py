@@ -11,10 +11,14 @@
     ├── EngineError
     │   ├── StartupError             an expert could not be made ready
     │   ├── UpstreamError            an expert answered with a failure
-    │   └── UpstreamTimeout          an expert did not answer in time
+    │   ├── UpstreamTimeout          an expert did not answer in time
+    │   └── ExpertRemoved            an operator took the expert out of the pool meanwhile
+    ├── StoreError                   state could not be read or kept: the disk, or the file
     └── AdmissionError
         ├── QueueFull                refused now, welcome later
+        ├── RateLimited              the key has asked as often as it may for now
         ├── BudgetExceeded           the caller's money or energy is spent
+        ├── ShuttingDown             nobody is served here any more
         └── DeadlineExceeded         it would be answered too late
 
 Messages say what to change. HTTP is not known here: `service/errors.py` has the one table
@@ -147,6 +151,17 @@ class UpstreamTimeout(EngineError):
         super().__init__(expert_id, f"no {missing} within {timeout_s:g} s")
 
 
+class StoreError(CoeError):
+    """State could not be read or kept. What is served from memory goes on."""
+
+
+class ExpertRemoved(EngineError):
+    """The expert was taken out of the pool while the request waited for it."""
+
+    def __init__(self, expert_id: str) -> None:
+        super().__init__(expert_id, "was removed from the pool by its operator; ask another one")
+
+
 class AdmissionError(CoeError):
     """The request was refused, which is an answer and not a failure."""
 
@@ -159,8 +174,25 @@ class QueueFull(AdmissionError):
         super().__init__(f"{message}; retry after {retry_after_s:g} s")
 
 
+class RateLimited(AdmissionError):
+    """The key has asked as often, or for as many tokens, as it may; welcome after a while."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{message}; retry after {retry_after_s:.3g} s")
+
+
 class BudgetExceeded(AdmissionError):
     """The caller's budget is spent."""
+
+    def __init__(self, message: str, renews_in_s: float | None = None) -> None:
+        """`renews_in_s`: None if it never does."""
+        self.renews_in_s = renews_in_s
+        super().__init__(message)
+
+
+class ShuttingDown(AdmissionError):
+    """Nobody is served here any more."""
 
 
 class DeadlineExceeded(AdmissionError):

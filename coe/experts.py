@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coe.errors import ConfigError, UnknownExpert
+from coe.reliability import UNGUARDED, Reliability
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,7 @@ class Expert:
     """None means not known, which is not the same as free."""
     footprint: Footprint = field(default_factory=Footprint)
     hosting: Hosting = field(default_factory=Hosting)
+    reliability: Reliability = UNGUARDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,15 @@ class Router:
         self.scorer = scorer
         self.policy = policy
         self.pool = pool
+        # Told apart once: a check against a protocol takes longer than a choice.
+        self._adaptive: AdaptivePolicy | None = None
+        self._static: Policy | None = None
+        self._keeping: KeepsSession | None = None
+        if isinstance(policy, AdaptivePolicy):
+            self._adaptive = policy
+        else:
+            self._static = policy
+            self._keeping = policy if isinstance(policy, KeepsSession) else None
 
     @property
     def name(self) -> str:
@@ -180,16 +189,16 @@ class Router:
     @property
     def is_adaptive(self) -> bool:
         """Whether the policy asks one expert at a time and looks at the answers."""
-        return isinstance(self.policy, AdaptivePolicy)
+        return self._adaptive is not None
 
     def next_expert(self, decision: RoutingDecision, heard: Sequence[Heard]) -> str | None:
         """Whom to ask after what was heard on a query, None to stop.
 
         `heard` is in the order asked, empty at first. A static policy's experts come in turn.
         """
-        if isinstance(self.policy, AdaptivePolicy):
+        if self._adaptive is not None:
             row = np.array([decision.scores[id_] for id_ in self.pool.ids])
-            return self.policy.next(row, self.pool, heard)
+            return self._adaptive.next(row, self.pool, heard)
         return next((id_ for id_ in decision.experts[len(heard) :]), None)
 
     def replacement(self, decision: RoutingDecision, failed: Collection[str]) -> str | None:
@@ -198,9 +207,9 @@ class Router:
         A limit on cost holds for it as for the first choice. A pinned expert and those of an
         adaptive policy, which asks on by itself, have no replacement.
         """
-        policy = self.policy
+        policy = self._static
         left = [id_ for id_ in self.pool.ids if id_ not in failed]
-        if decision.is_pinned or isinstance(policy, AdaptivePolicy) or not left:
+        if decision.is_pinned or policy is None or not left:
             return None
         row = np.array([decision.scores[id_] for id_ in left])
         try:
@@ -242,16 +251,14 @@ class Router:
         experts = self._first_experts(row, query.previous_expert)
         if not experts:
             raise RoutingError(f"policy {self.policy.name!r} chose no expert")
-        scores = {id_: float(score) for id_, score in zip(self.pool.ids, row, strict=True)}
+        scores = dict(zip(self.pool.ids, row.tolist(), strict=True))
         return RoutingDecision(query.id or uuid4().hex, experts, scores, self.name)
 
     def _first_experts(self, row: FloatArray, previous: str | None) -> tuple[str, ...]:
-        policy = self.policy
-        if not isinstance(policy, AdaptivePolicy):
-            if isinstance(policy, KeepsSession):
-                policy = policy.for_session(previous)
+        if self._static is not None:
+            policy = self._static if self._keeping is None else self._keeping.for_session(previous)
             return policy.choose(row, self.pool)
-        first = policy.next(row, self.pool, ())
+        first = None if self._adaptive is None else self._adaptive.next(row, self.pool, ())
         return () if first is None else (first,)
 
     def _reasons(self, query: Query, decision: RoutingDecision) -> tuple[str, ...]:

@@ -92,10 +92,16 @@ class GenerationRequest:
     """Higher goes first where experts have to be waited for."""
     deadline_s: float | None = None
     """The event loop's time by which it has to be finished; None: it may take what it takes."""
+    patience_s: float | None = None
+    """How long to wait for the first word before somebody else is asked, who there is then; None:
+    there is nobody else.
+    """
     raw: RawRequest | None = None
     """What is sent in place of the rest by engines that pass bytes through."""
     ask: str | None = None
     """What decides the routing; None: the last user turn."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """Headers by which an expert's server joins the trace of whoever asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,24 @@ the same code. Failures are records: NaN in the table, and the error in words be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from coe.aggregation import AsksInTurn
 from coe.composition import Composition
 from coe.engines.base import Engine, collect
 from coe.errors import CoeError
 from coe.eval.datasets import Grade
+from coe.eval.live_cells import FURTHER, Cell
 from coe.eval.tables import Cells
-from coe.experts import Expert, ExpertPool
+from coe.experts import ExpertPool
 from coe.outcomes import OutcomeTable
 from coe.routing import RoutingDecision
+from coe.scheduling.planned_pool import PlannedPool, foreseen
 from coe.types import Completion, GenerationRequest, Message, Query, SamplingParams
 
 Ask = Callable[[], Awaitable[Completion]]
@@ -47,6 +50,13 @@ class LiveSettings:
     """Experts that are not asked, with the error their queries get; see `coe.eval.readiness`."""
     stop_each: bool = False
     """Frees an expert before the next is asked, where not all fit in memory together."""
+    planned: PlannedPool | None = None
+    """Hosted experts that follow a plan: they are given everything at once, and bound it
+    themselves."""
+
+    def is_planned(self, experts: Iterable[str]) -> bool:
+        """Whether all of these follow a plan."""
+        return self.planned is not None and self.planned.hosts(experts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +105,29 @@ async def run_live(
 ) -> LiveRun:
     """Asks every expert of the pool every query, one expert after the other.
 
-    Each expert is thus loaded once. `progress` advances once for each query and expert.
+    Each expert is thus loaded once; those under a plan come in its order, beside the others.
+    `progress` advances once for each query and expert.
     """
     chosen = settings or LiveSettings()
-    columns = [
-        await _ask_expert(engines[expert.id], queries, chosen, progress or _Unwatched())
-        if expert.id not in chosen.without
-        else _not_asked(chosen.without[expert.id], queries, progress or _Unwatched())
-        for expert in pool
-    ]
-    return _live_run(pool, queries, columns, grade)
+    told = progress or _Unwatched()
+    asked = [id_ for id_ in pool.ids if id_ not in chosen.without]
+    columns = {id_: _not_asked(error, queries, told) for id_, error in chosen.without.items()}
+    if chosen.planned is not None:
+        chosen.planned.expect([dict.fromkeys(asked, len(queries))])
+    planned = [id_ for id_ in asked if chosen.is_planned([id_])]
+    async with asyncio.TaskGroup() as tasks:
+        running = {
+            id_: tasks.create_task(_ask_planned(engines[id_], queries, chosen, told))
+            for id_ in planned
+        }
+        for id_ in asked:
+            if id_ not in running:
+                columns[id_] = await _ask_expert(engines[id_], queries, chosen, told)
+    columns |= {id_: task.result() for id_, task in running.items()}
+    if chosen.planned is not None:
+        chosen.planned.forget()
+    columns_in_order = [columns[id_] for id_ in pool.ids]
+    return _live_run(pool, queries, columns_in_order, grade)
 
 
 async def run_routed(
@@ -117,17 +140,11 @@ async def run_routed(
     """Routes all queries, then asks the chosen experts, grouped so that each loads once."""
     chosen = settings or LiveSettings()
     decisions = await _decided(composition, queries)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, decision in enumerate(decisions):
-        groups.setdefault(decision.experts, []).append(i)
-    results: dict[int, Completion | CoeError] = {}
-    for members in groups.values():
-        asks = [
-            partial(composition.complete, _request(queries[i], chosen), decisions[i])
-            for i in members
-        ]
-        answers = await _bounded(asks, chosen.concurrency, progress or _Unwatched())
-        results.update(zip(members, answers, strict=True))
+    asks = [
+        partial(composition.complete, _request(query, chosen), decision)
+        for query, decision in zip(queries, decisions, strict=True)
+    ]
+    results = await _ask_routed(composition, decisions, asks, chosen, progress or _Unwatched())
     completions: list[Completion | None] = []
     grades: list[Grade | None] = []
     failures: list[Failure] = []
@@ -141,6 +158,37 @@ async def run_routed(
             grades.append(None)
             failures.append(Failure(query.id, decisions[i].experts, str(result)))
     return RoutedRun(tuple(decisions), tuple(grades), tuple(completions), tuple(failures))
+
+
+async def _ask_routed(
+    composition: Composition,
+    decisions: Sequence[RoutingDecision],
+    asks: Sequence[Ask],
+    settings: LiveSettings,
+    progress: Progress,
+) -> dict[int, Completion | CoeError]:
+    """What came of each, by its place: those under a plan together, the others in groups."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, decision in enumerate(decisions):
+        experts = () if settings.is_planned(decision.experts) else decision.experts
+        groups.setdefault(experts, []).append(i)
+    if settings.planned is not None:
+        in_turn = isinstance(composition.aggregator, AsksInTurn)
+        recruited = [decision.experts for decision in decisions]
+        settings.planned.expect(foreseen(recruited, settings.planned.writer, in_turn))
+    planned = groups.pop((), [])
+    results: dict[int, Completion | CoeError] = {}
+    async with asyncio.TaskGroup() as tasks:
+        of_plan = [asks[i] for i in planned]
+        beside = tasks.create_task(_bounded(of_plan, max(1, len(of_plan)), progress))
+        for members in groups.values():
+            of_group = [asks[i] for i in members]
+            answers = await _bounded(of_group, settings.concurrency, progress)
+            results.update(zip(members, answers, strict=True))
+    results.update(zip(planned, beside.result(), strict=True))
+    if settings.planned is not None:
+        settings.planned.forget()
+    return results
 
 
 async def _decided(composition: Composition, queries: Sequence[Query]) -> list[RoutingDecision]:
@@ -168,6 +216,13 @@ async def _ask_expert(
     if settings.stop_each:
         await engine.stop(settings.ready_timeout_s)
     return answers
+
+
+async def _ask_planned(
+    engine: Engine, queries: Sequence[Query], settings: LiveSettings, progress: Progress
+) -> list[Completion | CoeError]:
+    asks = [partial(_complete_one, engine, _request(query, settings)) for query in queries]
+    return await _bounded(asks, max(1, len(asks)), progress)
 
 
 def _not_asked(
@@ -213,7 +268,7 @@ def _live_run(
 ) -> LiveRun:
     cells = [
         [
-            _Cell.of(expert, query, column[row], grade)
+            Cell.of(expert, query, column[row], grade)
             for expert, column in zip(pool, columns, strict=True)
         ]
         for row, query in enumerate(queries)
@@ -232,42 +287,5 @@ def _live_run(
         for expert_id, cell in zip(pool.ids, row, strict=True)
         if cell.error is not None
     )
-    further = {name: [[getattr(c, name) for c in row] for row in cells] for name in _FURTHER}
+    further = {name: [[getattr(c, name) for c in row] for row in cells] for name in FURTHER}
     return LiveRun(table, failures, further)
-
-
-_FURTHER = ("completion", "prompt_tokens", "completion_tokens", "e2el_s", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One expert's answer to one query, or why there is none."""
-
-    score: float = np.nan
-    answer: str | None = None
-    cost_usd: float = np.nan
-    completion: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    e2el_s: float | None = None
-    error: str | None = None
-
-    @classmethod
-    def of(
-        cls, expert: Expert, query: Query, result: Completion | CoeError, grade: Grader
-    ) -> _Cell:
-        if isinstance(result, CoeError):
-            return cls(error=str(result))
-        judged = grade(query, result.text)
-        usage = result.usage
-        return cls(
-            score=judged.score,
-            answer=judged.answer,
-            cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-            if expert.price and usage
-            else np.nan,
-            completion=result.text,
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            e2el_s=result.timing.e2el_s if result.timing else None,
-        )

@@ -37,8 +37,7 @@ class NeighborsScorer:
         self._encoder = encoder
         self.expert_ids = artifact.manifest.expert_ids
         self.k = int(artifact.manifest.settings["k"])
-        self._outcomes = artifact.arrays["outcomes"]
-        self._means = _filled_means(self._outcomes)
+        self._record = _Record(artifact.arrays["outcomes"])
         self._index = NearestNeighbors(artifact.arrays["vectors"].astype(np.float32))
 
     @classmethod
@@ -72,50 +71,48 @@ class NeighborsScorer:
     def score(self, queries: Sequence[Query]) -> FloatArray:
         vectors = self._encoder.encode([query.text for query in queries])
         _, neighbors = self._index.search(vectors, self.k)
-        scores = _mean_outcomes(self._outcomes, neighbors, self._means)
+        scores = self._record.means_over(neighbors)
         # A text without a known word is near to nothing: only the overall record says anything.
-        scores[~vectors.any(axis=1)] = self._means
+        scores[~vectors.any(axis=1)] = self._record.means
         return scores
 
     def explain(self, query: Query) -> tuple[str, ...]:
         vectors = self._encoder.encode([query.text])
         if not vectors.any():
-            best = int(np.argmax(self._means))
+            best = int(np.argmax(self._record.means))
             return (f"no known word in it; {self.expert_ids[best]} is best on average",)
         similarities, neighbors = self._index.search(vectors, self.k)
-        rates = _mean_outcomes(self._outcomes, neighbors, self._means)[0]
+        rates = self._record.means_over(neighbors)[0]
         best = int(np.argmax(rates))
         return (
-            f"on the {self.k} most similar of {len(self._outcomes)} known queries (cosine "
+            f"on the {self.k} most similar of {len(self._index)} known queries (cosine "
             f"{similarities[0, -1]:.2f} to {similarities[0, 0]:.2f}) "
             f"{self.expert_ids[best]} scored {rates[best]:.0%}",
         )
 
 
-def _filled_means(outcomes: FloatArray) -> FloatArray:
-    """(n_experts,) means where measured, 0 for an expert that never was."""
-    measured = ~np.isnan(outcomes)
-    sums = np.where(measured, outcomes, 0.0).sum(axis=0)
-    means: FloatArray = sums / np.maximum(measured.sum(axis=0), 1)
-    return means
+class _Record:
+    """What each expert scored on the fitted queries, laid out once to be averaged many times."""
 
+    def __init__(self, outcomes: FloatArray) -> None:
+        measured = ~np.isnan(outcomes)
+        filled = np.where(measured, outcomes, 0.0)
+        means: FloatArray = filled.sum(axis=0) / np.maximum(measured.sum(axis=0), 1)
+        self.means = means
+        """(n_experts,) over all queries where measured, 0 for an expert that never was."""
+        self._sums_and_counts = np.concatenate([filled, measured], axis=1, dtype=np.float64)
 
-def _mean_outcomes(
-    outcomes: FloatArray, neighbors: NDArray[np.integer], means: FloatArray
-) -> FloatArray:
-    """(n_queries, n_experts) means over neighbours where measured, `means` where none was."""
-    measured = ~np.isnan(outcomes)
-    n = outcomes.shape[1]
-    filled = np.where(measured, outcomes, 0.0)
-    both = np.concatenate([filled, measured], axis=1, dtype=np.float64)
-    mixed = np.empty((len(neighbors), n))
-    # A few queries at a time: what is gathered for all of them may not fit in memory.
-    for start in range(0, len(neighbors), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        near = both[neighbors[rows]].sum(axis=1)
-        sums, counts = near[:, :n], near[:, n:]
-        mixed[rows] = np.where(counts > 0, sums / np.maximum(counts, 1), means)
-    return mixed
+    def means_over(self, neighbors: NDArray[np.integer]) -> FloatArray:
+        """(n_queries, n_experts) over neighbours where measured, over all where none was."""
+        n = len(self.means)
+        mixed = np.empty((len(neighbors), n))
+        # A few queries at a time: what is gathered for all of them may not fit in memory.
+        for start in range(0, len(neighbors), _AT_ONCE):
+            rows = slice(start, start + _AT_ONCE)
+            near = self._sums_and_counts[neighbors[rows]].sum(axis=1)
+            sums, counts = near[:, :n], near[:, n:]
+            mixed[rows] = np.where(counts > 0, sums / np.maximum(counts, 1), self.means)
+        return mixed
 
 
 def _cross_validated_k(vectors: FloatArray, outcomes: FloatArray, seed: int) -> int:
@@ -142,11 +139,11 @@ def _fold_scores(
     A choice that was not measured is no loss: it says nothing of k.
     """
     known, asked = outcomes[~held], outcomes[held]
-    means = _filled_means(known)
+    record = _Record(known)
     _, neighbors = NearestNeighbors(vectors[~held]).search(vectors[held], max(grid))
     of_grid = np.zeros((2, len(grid)))
     for i, k in enumerate(grid):
-        chosen = _mean_outcomes(known, neighbors[:, :k], means).argmax(axis=1)
+        chosen = record.means_over(neighbors[:, :k]).argmax(axis=1)
         outcome = asked[np.arange(len(asked)), chosen]
         of_grid[:, i] = np.nansum(outcome), (~np.isnan(outcome)).sum()
     return of_grid

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coe.aggregation import Aggregator, Chain, First, LLMAggregator, MajorityVote, stated_answer
-from coe.composition import Composition
+from coe.composition import Composition, Conduct
 from coe.engines.base import EngineState, collect
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import ContextOverflow, StartupError, UpstreamError
@@ -70,7 +70,7 @@ def _composed(
     )
     engines = {expert.id: ScriptedEngine(expert) for expert in pool}
     router = Router(Ranked(pool.ids), policy, pool)
-    return Composition(router, engines, aggregator, failovers=failovers), engines
+    return Composition(router, engines, aggregator, Conduct(failovers)), engines
 
 
 def _request(text: str = "hello there") -> GenerationRequest:

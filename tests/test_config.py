@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coe.config import AggregatorConfig, load_config
 from coe.errors import ConfigError
 from coe.experts import LitellmSpec, OpenAISpec, Price, ScriptedSpec, VllmLoraSpec, VllmSpec
+from coe.reliability import UNGUARDED, BreakerRules, Reliability, RetryRules
 
 EXPERT = "{id: a, engine: {kind: scripted, default: hi}}"
 
@@ -307,3 +308,84 @@ def test_shipped_pool_loads(repository: Path) -> None:
     config = load_config(repository / "experts.yaml")
     assert len(config.pool) == 6
     assert config.pool.fallback_id == "generalist"
+
+
+FAR = "id: {id}, engine: {{kind: openai, base_url: 'http://127.0.0.1:1/v1'}}"
+
+
+def _reliability(folder: Path, expert: str = "", top: str = "") -> list[Reliability]:
+    """What three experts have, of which the first says `expert`: remote, hosted and scripted."""
+    remote, hosted = FAR.format(id="a"), FAR.format(id="b")
+    scripted = "id: c, engine: {kind: scripted}"
+    experts = f"[{{{remote}{expert}}}, {{{hosted}, footprint: {{gib: 1}}}}, {{{scripted}}}]"
+    return [
+        expert.reliability
+        for expert in load_config(_write(folder, f"experts: {experts}\n{top}")).pool
+    ]
+
+
+def test_reliability_is_for_experts_that_others_host(tmp_path: Path) -> None:
+    assert _reliability(tmp_path) == [Reliability(), UNGUARDED, UNGUARDED]
+    top = "reliability: {retries: {max_retries: 5}, breaker: false}"
+    assert _reliability(tmp_path, top=top) == [
+        Reliability(RetryRules(max_retries=5), None),
+        UNGUARDED,
+        UNGUARDED,
+    ]
+
+
+def test_reliability_of_an_expert_changes_what_it_names(tmp_path: Path) -> None:
+    top = "reliability: {retries: {longest_pause_s: 3}, breaker: {open_s: 1, longest_s: 9}}"
+    own = ", reliability: {retries: {max_retries: 1}, breaker: {least_calls: 4}}"
+    assert _reliability(tmp_path, own, top)[0] == Reliability(
+        RetryRules(max_retries=1, longest_pause_s=3.0),
+        BreakerRules(least_calls=4, open_s=1.0, longest_s=9.0),
+    )
+    off = ", reliability: {retries: false, breaker: {open_s: 2}}"
+    assert _reliability(tmp_path, off, "reliability: {breaker: false}")[0] == Reliability(
+        None, BreakerRules(open_s=2.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("expert", "top", "key", "words"),
+    [
+        ("", "reliability: {retry: {}}", "reliability.retry", "did you mean 'retries'?"),
+        (
+            "",
+            "reliability: {breaker: {open: 5}}",
+            "reliability.breaker.open",
+            "did you mean 'open_s'?",
+        ),
+        ("", "reliability: {breaker: }", "reliability.breaker", "write false"),
+        ("", "reliability: {retries: true}", "reliability.retries", "valid dictionary"),
+        ("", "reliability: {retries: {max_retries: -1}}", "reliability.retries.max_retries", "0"),
+        ("", "reliability: {breaker: {open_s: 90}}", "reliability.breaker", "at most longest_s"),
+        (
+            ", reliability: {retries: {first_pause_s: 20}}",
+            "",
+            "experts[0].reliability.retries",
+            "between 0 and longest_pause_s",
+        ),
+        (
+            ", reliability: {retries: {budget_share: 0.5}}",
+            "",
+            "experts[0].reliability.retries.budget_share",
+            "the whole pool's",
+        ),
+        ("", "trace: ''", "trace", "at least 1 character"),
+    ],
+)
+def test_reliability_that_cannot_be_is_told_with_its_key(
+    tmp_path: Path, expert: str, top: str, key: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _reliability(tmp_path, expert, top)
+    assert caught.value.key == key
+    assert words in str(caught.value)
+
+
+def test_trace_is_beside_the_file_and_off_unless_named(tmp_path: Path) -> None:
+    assert load_config(_write(tmp_path, f"experts: [{EXPERT}]")).trace is None
+    named = load_config(_write(tmp_path, f"experts: [{EXPERT}]\ntrace: asked.jsonl"))
+    assert named.trace == (tmp_path / "asked.jsonl").resolve()

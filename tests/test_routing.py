@@ -9,8 +9,8 @@ import pytest
 
 from coe.errors import PoolMismatch, RoutingError
 from coe.experts import Expert, ExpertPool, ScriptedSpec
-from coe.routers.policies import TopK
-from coe.routing import FloatArray, Router
+from coe.routers.policies import FallbackOnUnreadable, SessionAffinity, TopK
+from coe.routing import FloatArray, Heard, Router
 from coe.types import Query
 
 POOL = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in ("a", "b", "c")))
@@ -91,6 +91,30 @@ def test_policy_can_be_exchanged() -> None:
     decision = router.route("x")
     assert decision.experts == ("a", "b", "c")
     assert decision.reasons[-1].endswith("every expert was chosen")
+
+
+def test_router_tells_a_policy_who_answered_the_session_last() -> None:
+    router = Router(LengthScorer(), SessionAffinity(TopK(1), switch_cost=2.0), POOL)
+    queries = [Query("1234567", previous_expert=id_) for id_ in (None, "a", "b", "c")]
+    assert [router.route(query).experts[0] for query in queries] == ["b", "b", "b", "c"]
+    assert [d.experts[0] for d in router.route_batch(queries)] == ["b", "b", "b", "c"]
+
+
+def test_router_follows_the_kind_of_the_policy_it_was_given() -> None:
+    static = Router(LengthScorer(), TopK(2), POOL)
+    adaptive = static.with_policy(FallbackOnUnreadable(3))
+    assert (static.is_adaptive, adaptive.is_adaptive) == (False, True)
+    one, two = static.route("12345678"), adaptive.route("12345678")
+    assert (one.experts, two.experts) == (("c", "b"), ("c",))
+    assert (static.replacement(one, {"c"}), adaptive.replacement(two, {"c"})) == ("b", None)
+    heard = (Heard("c", None),)
+    assert (static.next_expert(one, heard), adaptive.next_expert(two, heard)) == ("b", "b")
+    assert adaptive.with_policy(TopK(1)).next_expert(one, (*heard, Heard("b", "2"))) is None
+
+
+def test_decided_scores_are_plain_numbers() -> None:
+    scores = Router(LengthScorer(), TopK(1), POOL).route("12").scores
+    assert [type(score) for score in scores.values()] == [float] * 3
 
 
 def test_router_refuses_another_pool() -> None:

@@ -16,7 +16,15 @@ from coe.assembly.scorers import (
     fit_scorer,
     scorer_kind,
 )
-from coe.assembly.serving import aggregator_for, load_composition, load_router, spec_for
+from coe.assembly.serving import (
+    aggregator_for,
+    load_composition,
+    load_operated,
+    load_planned,
+    load_router,
+    planned_engines,
+    spec_for,
+)
 
 __all__ = [
     "ROUTERS",
@@ -31,7 +39,10 @@ __all__ = [
     "fit_router",
     "fit_scorer",
     "load_composition",
+    "load_operated",
+    "load_planned",
     "load_router",
+    "planned_engines",
     "scorer_kind",
     "spec_for",
 ]

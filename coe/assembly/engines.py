@@ -46,21 +46,39 @@ def encoder_for(config: EncoderConfig) -> Encoder:
     return OnnxEncoder(Path(model)) if config.kind == "onnx" else SentenceTransformerEncoder(model)
 
 
-def engines_for(config: Config) -> dict[str, Engine]:
-    """One engine for each expert, stopped. Local ones share the configured memory."""
-    memory = LocalMemory(config.local_memory_gib, config.local_threads)
+def engines_for(config: Config, memory: LocalMemory | None = None) -> dict[str, Engine]:
+    """One engine for each expert, stopped. Local ones share the memory; None: as configured."""
+    memory = memory or local_memory(config)
     engines: dict[str, Engine] = {
         expert.id: engine_for(expert, memory, config)
         for expert in config.pool
         if not isinstance(expert.engine, VllmLoraSpec)
     }
     adapters = {
-        expert.id: _adapter(expert, expert.engine, engines, config)
+        expert.id: adapter_for(expert, expert.engine, engines, config)
         for expert in config.pool
         if isinstance(expert.engine, VllmLoraSpec)
     }
     every = {**engines, **adapters}
     return {expert_id: every[expert_id] for expert_id in config.pool.ids}
+
+
+def local_memory(config: Config) -> LocalMemory:
+    return LocalMemory(config.local_memory_gib, config.local_threads)
+
+
+def adapter_for(
+    expert: Expert, spec: VllmLoraSpec, engines: Mapping[str, Engine], config: Config
+) -> Engine:
+    """The engine of an adapter, whose base is among the engines."""
+    base = engines.get(spec.base)
+    if not isinstance(base, VllmEngine):
+        problem = f"{spec.base!r} is no expert of kind 'vllm', which an adapter needs as its base"
+        raise _of_expert(expert, config, ConfigError(problem))
+    try:
+        return VllmLoraEngine(expert, base, Path(spec.path))
+    except ConfigError as error:
+        raise _of_expert(expert, config, error) from None
 
 
 def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
@@ -80,19 +98,6 @@ def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
     except ConfigError as error:
         raise _of_expert(expert, config, error) from None
     return ScriptedEngine(expert, startup_timeout_s=patience_s)
-
-
-def _adapter(
-    expert: Expert, spec: VllmLoraSpec, engines: Mapping[str, Engine], config: Config
-) -> Engine:
-    base = engines.get(spec.base)
-    if not isinstance(base, VllmEngine):
-        problem = f"{spec.base!r} is no expert of kind 'vllm', which an adapter needs as its base"
-        raise _of_expert(expert, config, ConfigError(problem))
-    try:
-        return VllmLoraEngine(expert, base, Path(spec.path))
-    except ConfigError as error:
-        raise _of_expert(expert, config, error) from None
 
 
 def _of_expert(expert: Expert, config: Config, error: ConfigError) -> ConfigError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from coe.config import CPU, Config
@@ -10,9 +11,11 @@ from coe.engines.base import Engine
 from coe.engines.weights import weights_bytes
 from coe.errors import ConfigError, UnknownExpert
 from coe.experts import Expert, LocalSpec, VllmLoraSpec, VllmSpec
-from coe.scheduling import Site, SwapCosts, SwapRules, SwapScheduler, Tenant
+from coe.scheduling import Effects, Site, SwapCosts, SwapRules, SwapScheduler, Tenant
 from coe.scheduling.dispatcher import Dispatcher
+from coe.scheduling.feasibility import bound_warning
 from coe.scheduling.hosted import HostedEngine
+from coe.scheduling.rebalancer import Placements, Rebalancer, measured_site
 
 _GIB = 1024**3
 _IN_FLIGHT = 64
@@ -20,44 +23,84 @@ _IN_FLIGHT = 64
 
 
 def hosted(
-    config: Config, engines: Mapping[str, Engine]
+    config: Config,
+    engines: Mapping[str, Engine],
+    make: Callable[[Site, Effects, SwapRules], SwapScheduler] = SwapScheduler,
+    is_open: bool = False,
 ) -> tuple[dict[str, Engine], Dispatcher | None]:
     """The engines, those of hosted experts behind a dispatcher; None where nobody is hosted.
 
     Hosted is what CoE starts itself: local experts, vLLM servers, and any other that says how
-    much memory it takes. Raises `ConfigError` for experts that can never fit.
+    much memory it takes. `is_open`: experts may be added later, so there is a dispatcher in any
+    case. Raises `ConfigError` for experts that can never fit.
     """
-    site = site_of(config)
-    if site is None:
+    site = site_of(config) or Site(_devices(config), (), config.host_memory_gib)
+    if not site.tenants and not is_open:
         return dict(engines), None
     inner = {tenant.expert_id: engines[tenant.expert_id] for tenant in site.tenants}
+    schedulers: list[SwapScheduler] = []
+
+    def scheduler(effects: Effects) -> SwapScheduler:
+        schedulers.append(make(site, effects, rules_of(config)))
+        return schedulers[-1]
+
+    dispatcher = Dispatcher(inner, scheduler, config.startup_timeout_s)
+    _rebalance(config, dispatcher, schedulers[-1])
+    wrapped = {id_: HostedEngine(engine, dispatcher) for id_, engine in inner.items()}
+    return {**engines, **wrapped}, dispatcher
+
+
+def rules_of(config: Config) -> SwapRules:
     told = config.scheduling
-    rules = SwapRules(
+    return SwapRules(
         beta=told.beta,
         max_wait_s=told.max_wait_s,
         quantum_s=told.quantum_s,
         max_queued=told.max_queued,
     )
-    dispatcher = Dispatcher(
-        inner, lambda effects: SwapScheduler(site, effects, rules), config.startup_timeout_s
-    )
-    wrapped = {id_: HostedEngine(engine, dispatcher) for id_, engine in inner.items()}
-    return {**engines, **wrapped}, dispatcher
+
+
+def bound_warning_of(config: Config) -> str | None:
+    """One line for the operator if `max_wait_s` cannot be held under full load."""
+    site = site_of(config)
+    return None if site is None else bound_warning(site, rules_of(config))
+
+
+def _rebalance(config: Config, dispatcher: Dispatcher, scheduler: SwapScheduler) -> None:
+    """Lets experts change devices with demand, if the file says how often."""
+    every_s = config.scheduling.rebalance_s
+    if every_s is None:
+        return
+    if len(config.devices) < 2:
+        raise ConfigError(
+            "experts can change devices only where `devices` names two or more; leave it out",
+            file=str(config.file),
+            key="scheduling.rebalance_s",
+        )
+
+    def tell(placements: Placements) -> None:
+        dispatcher.tell(lambda now: scheduler.on_placements(now, placements))
+
+    measured = partial(measured_site, scheduler)
+    dispatcher.accompany(Rebalancer(measured, tell, every_s))
 
 
 def site_of(config: Config) -> Site | None:
     """The memory that hosted experts share and how much each takes; None where nobody is hosted."""
-    tenants = tuple(_tenant(config, expert) for expert in config.pool if _is_hosted(expert))
+    tenants = tuple(tenant_of(config, expert) for expert in config.pool if is_hosted(expert))
     if not tenants:
         return None
-    devices = {CPU: config.local_memory_gib, **config.devices}
     try:
-        return Site(devices, tenants, config.host_memory_gib)
+        return Site(_devices(config), tenants, config.host_memory_gib)
     except (ConfigError, UnknownExpert) as error:
         raise ConfigError(str(error), file=str(config.file), key="experts") from None
 
 
-def _is_hosted(expert: Expert) -> bool:
+def _devices(config: Config) -> dict[str, float]:
+    return {CPU: config.local_memory_gib, **config.devices}
+
+
+def is_hosted(expert: Expert) -> bool:
     is_ours = isinstance(expert.engine, LocalSpec | VllmSpec | VllmLoraSpec)
     return is_ours or expert.footprint.gib > 0
 
@@ -70,7 +113,7 @@ def _base(expert: Expert) -> str | None:
     return expert.engine.base if isinstance(expert.engine, VllmLoraSpec) else None
 
 
-def _tenant(config: Config, expert: Expert) -> Tenant:
+def tenant_of(config: Config, expert: Expert) -> Tenant:
     footprint, hosting = expert.footprint, expert.hosting
     places = hosting.devices or _usual_places(config, expert)
     in_flight = hosting.max_in_flight or _usual_in_flight(expert)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from coe.aggregation import (
@@ -15,12 +16,17 @@ from coe.aggregation import (
     stated_answer,
 )
 from coe.assembly.annotating import asks_an_expert, serving_kind
-from coe.assembly.engines import encoder_for, engines_for
+from coe.assembly.engines import encoder_for, engines_for, local_memory
+from coe.assembly.guards import Guards
 from coe.assembly.hosting import hosted
+from coe.assembly.operating import Operator
 from coe.assembly.scorers import configured_kind
-from coe.composition import Composition
+from coe.composition import Composition, Conduct
 from coe.config import AggregatorConfig, Config, load_config
+from coe.counting import CountedEngines
 from coe.engines.base import Engine, collect
+from coe.engines.local_memory import LocalMemory
+from coe.engines.retrying import RetryBudget
 from coe.errors import ConfigError, PoolMismatch
 from coe.routers.artifacts import Artifact
 from coe.routers.baselines import RandomScorer
@@ -29,24 +35,99 @@ from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies import PolicySpec, check_spec, policy_of, usual_k
 from coe.routers.policies.guard import JudgedScorer, Verdict
 from coe.routing import AdaptivePolicy, Policy, Router, Scorer
+from coe.scheduling import SwapScheduler
+from coe.scheduling.dispatcher import Dispatcher
+from coe.scheduling.planned import PlannedScheduler
+from coe.scheduling.planned_pool import PlannedPool
 from coe.types import Completion, GenerationRequest
 
 _FIX = "fit it again with `coe fit`"
 _NOTHING_FITTED: Mapping[str, Artifact] = {}
 
 
-def load_composition(source: Path | Config) -> Composition:
-    """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked."""
+def load_composition(source: Path | Config, records: Path | None = None) -> Composition:
+    """Router and engines of an `experts.yaml`. Nothing is started: experts load when asked.
+
+    `records`: the folder in which every answer is recorded, a file for each expert.
+    """
     config = source if isinstance(source, Config) else load_config(source)
+    return _composed(config, records, SwapScheduler)[0]
+
+
+def load_operated(
+    source: Path | Config, records: Path | None = None
+) -> tuple[Composition, Operator]:
+    """As `load_composition`, and what an operator may do to it while it serves."""
+    config = source if isinstance(source, Config) else load_config(source)
+    memory = local_memory(config)
+    composition, dispatcher = _composed(config, records, SwapScheduler, memory)
+    assert dispatcher is not None, "an open pool has one in any case"
+    return composition, Operator(config, composition, dispatcher, memory)
+
+
+def load_planned(source: Path | Config) -> tuple[Composition, PlannedPool | None]:
+    """As `load_composition`, for a batch: its hosted experts follow a plan; None: nobody is."""
+    config = _unmoved(source if isinstance(source, Config) else load_config(source))
+    composition, dispatcher = _composed(config, None, PlannedScheduler)
+    return composition, _planned_pool(config, dispatcher)
+
+
+def planned_engines(config: Config) -> tuple[dict[str, Engine], PlannedPool | None]:
+    """The engines alone, for a batch that asks them without a router."""
+    config = _unmoved(config)
+    engines, dispatcher = hosted(config, engines_for(config), PlannedScheduler)
+    return engines, _planned_pool(config, dispatcher)
+
+
+def _unmoved(config: Config) -> Config:
+    """Where experts go is the plan's to say."""
+    return replace(config, scheduling=replace(config.scheduling, rebalance_s=None))
+
+
+def _planned_pool(config: Config, dispatcher: Dispatcher | None) -> PlannedPool | None:
+    if dispatcher is None or not isinstance(dispatcher.scheduler, PlannedScheduler):
+        return None
+    writes = config.router.aggregator.kind == "llm"
+    writer = config.router.aggregator.expert if writes else None
+    return PlannedPool(dispatcher, dispatcher.scheduler, writer)
+
+
+def _composed(
+    config: Config,
+    records: Path | None,
+    make: type[SwapScheduler],
+    memory: LocalMemory | None = None,
+) -> tuple[Composition, Dispatcher | None]:
+    """`memory`: what local experts share, of a pool that experts may be added to."""
     artifact = _artifact(config)
-    engines, dispatcher = hosted(config, engines_for(config))
-    return Composition(
+    is_open = memory is not None
+    engines, dispatcher = hosted(config, engines_for(config, memory), make, is_open)
+    guards = Guards(config, records)
+    at_home = () if dispatcher is None else dispatcher.engines
+    counted = CountedEngines(
+        {
+            expert.id: guards.around(expert, engines[expert.id], expert.id in at_home)
+            for expert in config.pool
+        }
+    )
+    composition = Composition(
         _router(config, artifact),
-        engines,
-        aggregator_for(config.router.aggregator, engines, _vote(config, artifact)),
-        failovers=config.router.failovers,
-        decides_slowly=_decides_slowly(config, artifact),
+        counted,
+        aggregator_for(config.router.aggregator, counted, _vote(config, artifact)),
+        conduct_for(config, artifact, guards.budget),
         close=None if dispatcher is None else dispatcher.shut_down,
+    )
+    return composition, dispatcher
+
+
+def conduct_for(config: Config, artifact: Artifact | None, budget: RetryBudget) -> Conduct:
+    told = config.router
+    return Conduct(
+        failovers=told.failovers,
+        first_word_share=told.first_word_share,
+        switch_cost=told.switch_cost,
+        decides_slowly=_decides_slowly(config, artifact),
+        budget=budget,
     )
 
 

@@ -12,12 +12,15 @@ import typer
 from coe.cli.ask import ask
 from coe.cli.batch import batch
 from coe.cli.eval import eval_app
+from coe.cli.experts import experts_app
 from coe.cli.fit import fit
 from coe.cli.init import init
+from coe.cli.keys import keys_app
 from coe.cli.options import with_given_config
 from coe.cli.place import analyze, place
 from coe.cli.route import route
 from coe.cli.serve import serve
+from coe.cli.top import top
 from coe.errors import CoeError, ConfigError, DatasetError, RoutingError
 
 app = typer.Typer(
@@ -26,9 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init, serve, route, ask, batch, fit, place, analyze):
+for command in (init, serve, route, ask, batch, fit, place, analyze, top):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(experts_app, name="experts")
+app.add_typer(keys_app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

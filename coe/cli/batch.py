@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +12,14 @@ import typer
 from coe.cli.options import DEFAULT_CONFIG, ConfigOption
 
 if TYPE_CHECKING:
+    from coe.cli.progress import Moment
     from coe.composition import Composition
     from coe.service.batches.journal import Journal
     from coe.service.batches.lines import BatchFile
-    from coe.service.batches.running import BatchSummary
+    from coe.service.batches.running import BatchRun, BatchSummary
 
 _STOP_S = 10.0
-_TOLD_EVERY_S = 10.0
+_INTERRUPTED = 130
 
 
 def batch(
@@ -34,16 +34,26 @@ def batch(
 
     Exits with 1 if some failed; their lines say why.
     """
-    from coe.assembly import load_composition
+    from coe.assembly import load_planned
     from coe.config import ROUTED_MODEL, load_config
     from coe.service.batches.journal import Journal
     from coe.service.batches.lines import read_requests
+    from coe.service.batches.running import BatchRun
 
-    loaded = load_config(config)
-    read = read_requests(requests, (ROUTED_MODEL, *loaded.pool.ids))
-    composition = load_composition(loaded)
+    composition, pool = load_planned(load_config(config))
+    models = (ROUTED_MODEL, *composition.pool.ids)
+    read = read_requests(requests, models, composition.passing)
+    run = BatchRun(composition, ROUTED_MODEL, pool)
     with Journal(out, requests, read.request_ids if retry_failed else None) as journal:
-        summary = asyncio.run(_run(composition, read, journal, retry_failed))
+        try:
+            summary = asyncio.run(_run(composition, run, read, journal, retry_failed))
+        except KeyboardInterrupt:
+            print(
+                f"coe: stopped; {len(journal.done)} of {len(read)} requests are done and kept. Run "
+                "the same command again to go on",
+                file=sys.stderr,
+            )
+            raise typer.Exit(_INTERRUPTED) from None
     resumed = f", {summary.n_resumed} of them by an earlier run" if summary.n_resumed else ""
     print(f"{summary.n_requests} requests{resumed}, {summary.n_failed} failed: {out}")
     if summary.n_failed:
@@ -52,52 +62,26 @@ def batch(
 
 async def _run(
     composition: Composition,
+    run: BatchRun,
     requests: BatchFile,
     journal: Journal,
     retry_failed: bool,
 ) -> BatchSummary:
-    from coe.config import ROUTED_MODEL
-    from coe.service.batches.running import run_batch
+    from coe.cli.progress import watched
 
-    teller = _Teller(len(requests))
     try:
-        return await run_batch(
-            composition, requests, journal, ROUTED_MODEL, teller.told, retry_failed
-        )
+        async with watched(lambda: _moment(run)):
+            return await run.answer(requests, journal, retry_failed)
     finally:
-        teller.close()
         await composition.stop(_STOP_S)
 
 
-class _Teller:
-    """How far it is: a bar on a terminal, else a line now and then."""
+def _moment(run: BatchRun) -> Moment:
+    from coe.cli.progress import Moment
 
-    def __init__(self, n_requests: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        console = Console(stderr=True)
-        self._is_drawn = console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-        self._bar = Progress(*columns, console=console, disable=not self._is_drawn)
-        self._task = self._bar.add_task("answering", total=n_requests)
-        self._n_requests = n_requests
-        self._n_done = 0
-        self._n_tokens = 0
-        self._began_s = time.monotonic()
-        self._told_s = self._began_s
-        self._bar.start()
-
-    def told(self, n_done: int, n_tokens: int) -> None:
-        self._n_done += n_done
-        self._n_tokens += n_tokens
-        now = time.monotonic()
-        rate = f"{self._n_tokens / max(now - self._began_s, 1e-9):.0f} tokens/s"
-        self._bar.update(self._task, completed=self._n_done, description=rate)
-        if not self._is_drawn and now - self._told_s >= _TOLD_EVERY_S:
-            self._told_s = now
-            print(f"coe: {self._n_done} of {self._n_requests}, {rate}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self._bar.stop()
+    now = run.progress
+    is_routing = now.n_routed < now.n_requests - now.n_done
+    done = f"{now.n_done} of {now.n_requests} answered"
+    if is_routing:
+        done = f"{now.n_routed} of {now.n_requests - now.n_done} routed"
+    return Moment(done, now.share, now.n_tokens, now.standing)

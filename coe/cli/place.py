@@ -34,8 +34,9 @@ def place(
     from coe.scheduling.placement import Demand
     from coe.scheduling.placing import PlaceRules, place
 
-    site = _site(config)
-    found = place(site, Demand.of(read_trace(trace)), PlaceRules(seconds, replicas))
+    site, elsewhere = _site(config)
+    demand = Demand.of(read_trace(trace, elsewhere))
+    found = place(site, demand, PlaceRules(seconds, replicas))
     _print(found.rows())
     proven = "proven best" if found.gap == 0 else f"at most {found.gap:.1%} above the best"
     print(f"{found.swap_s:.0f} s an hour go to swapping; {proven}")
@@ -50,28 +51,31 @@ def analyze(
     from coe.scheduling.expert_trace import read_trace
     from coe.scheduling.locality import analyze
 
-    tenants = {tenant.expert_id: tenant for tenant in _site(config).tenants}
+    site, elsewhere = _site(config)
+    tenants = {tenant.expert_id: tenant for tenant in site.tenants}
     gib = {id_: tenant.gib for id_, tenant in tenants.items()}
     load_s = {id_: tenant.costs.load_s for id_, tenant in tenants.items()}
-    found = analyze(read_trace(trace), gib, load_s, segment=segment)
+    found = analyze(read_trace(trace, elsewhere), gib, load_s, segment=segment)
     print(f"{found.n_requests} requests for {found.n_experts} experts")
     _print(found.rows())
     print(f"requests that hit the best experts of a segment of {segment}")
     _print(found.segment_rows())
 
 
-def _site(config: Path) -> Site:
+def _site(config: Path) -> tuple[Site, frozenset[str]]:
+    """Where experts are hosted, and those of the pool that are not."""
     from coe.assembly.hosting import site_of
     from coe.config import load_config
 
-    site = site_of(load_config(config))
+    loaded = load_config(config)
+    site = site_of(loaded)
     if site is None:
         raise ConfigError(
             "hosts no expert: none is local, of kind vllm, or says what memory it takes",
             file=str(config),
             key="experts",
         )
-    return site
+    return site, frozenset(loaded.pool.ids) - {tenant.expert_id for tenant in site.tenants}
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +14,9 @@ import typer
 from coe.cli.options import DEFAULT_CONFIG, ConfigOption
 
 if TYPE_CHECKING:
+    from coe.assembly.operating import Operator
     from coe.config import Config
+    from coe.service.server import App
 
 
 def serve(
@@ -20,27 +25,65 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Record every answer, prompts included, in this folder."),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the admin API, which needs COE_ADMIN_KEY."),
+    ] = None,
+    admin_host: Annotated[str, typer.Option(help="Where the admin API listens.")] = "127.0.0.1",
 ) -> None:
     """Serve the pool as an OpenAI-compatible gateway."""
-    from coe.assembly import load_composition
+    from coe.assembly import load_operated
+    from coe.cli.state import open_state, settings_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
+    from coe.scheduling.trace_log import TraceLog
     from coe.service.app import create_app
     from coe.service.server import run
 
     loaded = load_config(config)
-    composition = load_composition(loaded)
+    composition, operator = load_operated(loaded, record)
     _say(f"{composition.router.name} over {', '.join(composition.router.pool.ids)}")
     for warning in _missing_keys(loaded):
         _say(warning)
     kept = loaded.router.feedback
-    run(
-        create_app(composition, feedback=None if kept is None else FeedbackLog(kept)),
-        host=host,
-        port=port,
-        on_ready=lambda url: _say(f'ready at {url}/v1 (model "coe" routes)'),
-        on_stopping=_announce_end,
-    )
+    feedback = None if kept is None else FeedbackLog(kept)
+    trace = None if loaded.trace is None else TraceLog(loaded.trace)
+    store = open_state(loaded, _say)
+    app: App = create_app(composition, settings_of(loaded), feedback, trace, store)
+    with ExitStack() as doors:
+        if admin_port is not None:
+            app = doors.enter_context(_with_admin(app, operator, admin_host, admin_port))
+        run(
+            app,
+            host=host,
+            port=port,
+            on_ready=lambda url: _say(f'ready at {url}/v1 (model "coe" routes)'),
+            on_stopping=_announce_end,
+        )
+
+
+@contextmanager
+def _with_admin(app: App, operator: Operator, host: str, port: int) -> Iterator[App]:
+    """The gateway with the admin API beside it."""
+    from coe.service.admin.access import AdminKey, is_loopback
+    from coe.service.admin.app import create_admin_app
+    from coe.service.server import bind
+    from coe.service.side_door import SideDoor
+
+    key, is_local = AdminKey.taken_from_environment(), is_loopback(host)
+    if not is_local:
+        _say(
+            f"warning: the admin API on {host} is not encrypted, and its key crosses the network; "
+            "keep it to a network that you trust, or put TLS before it"
+        )
+    with bind(host, port) as listener:
+        admin = create_admin_app(operator, key, is_local)
+        told = "admin API at {}/admin (`coe experts`, `coe top`)"
+        yield SideDoor(app, admin, listener, lambda url: _say(told.format(url)))
 
 
 def _missing_keys(config: Config) -> list[str]:

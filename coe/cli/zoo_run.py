@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from coe.assembly import encoder_for, engines_for, load_composition, load_router, spec_for
+from coe.assembly import encoder_for, load_router, spec_for
 from coe.cli.eval_options import check_routers
 from coe.cli.fitting import fitted_entrants
-from coe.cli.progress import progress_bar
+from coe.cli.live_asking import asked_live
 from coe.cli.served import ServedRouter
 from coe.config import Config, load_config
-from coe.engines.base import Engine
 from coe.errors import ConfigError, DatasetError
-from coe.eval.datasets import QuestionSet, RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
+from coe.eval.datasets import RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
 from coe.eval.entrants import judge
 from coe.eval.harness import Judged, Row, evaluate
 from coe.eval.judging import check_aggregator, comparable
 from coe.eval.live import (
     Failure,
     LiveRun,
-    LiveSettings,
     RoutedRun,
-    run_live,
-    run_routed,
 )
 from coe.eval.provenance import Origin, provenance
-from coe.eval.readiness import unready
 from coe.eval.report import FieldMatrix, field_matrix
 from coe.outcomes import OutcomeTable
 from coe.routers.policies import PolicySpec
@@ -82,7 +76,7 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     questions = load_zoo(None if options.split == "all" else options.split)
     recorded = None if options.split == "all" else _recorded(config)
     served = load_router(config) if options.routers is None and recorded else None
-    live, routed = asyncio.run(_ask(config, questions, options, served is not None))
+    live, routed = asyncio.run(asked_live(config, questions, options, served is not None))
     if options.record is not None:
         save_outcomes(live.table, options.record, questions.splits, live.further)
     is_test = np.array(questions.splits) == "test"
@@ -166,48 +160,6 @@ def _measured(table: OutcomeTable) -> tuple[str, ...]:
     if not ids:
         raise DatasetError("no expert gave any answer; see the failures above and start them")
     return ids
-
-
-async def _ask(
-    config: Config, questions: QuestionSet, options: ZooOptions, routes: bool
-) -> tuple[LiveRun, RoutedRun | None]:
-    composition = load_composition(config) if routes else None
-    engines = dict(composition.engines) if composition else engines_for(config)
-    try:
-        settings = await _settings(config, engines, options)
-        n_queries = len(questions.queries)
-        with progress_bar("asking every expert", n_queries * len(config.pool)) as bar:
-            live = await run_live(
-                engines, config.pool, questions.queries, questions.grade, settings, bar
-            )
-        if composition is None:
-            return live, None
-        hidden = [replace(query, category=None) for query in questions.queries]
-        with progress_bar("asking the routed expert", n_queries) as bar:
-            routed = await run_routed(composition, hidden, questions.grade, settings, bar)
-        return live, routed
-    finally:
-        stops = (engine.stop(10.0) for engine in engines.values())
-        await asyncio.gather(*stops, return_exceptions=True)
-
-
-async def _settings(
-    config: Config, engines: Mapping[str, Engine], options: ZooOptions
-) -> LiveSettings:
-    """Experts that are not ready are told at once and left out."""
-    with progress_bar("waiting for the experts", 1):
-        without = await unready(
-            engines, config.pool, options.ready_timeout_s, config.startup_timeout_s
-        )
-    if len(without) == len(config.pool):
-        raise next(iter(without.values()))
-    for error in without.values():
-        print(f"left out: {error}", file=sys.stderr)
-    return LiveSettings(
-        concurrency=options.concurrency,
-        ready_timeout_s=config.startup_timeout_s,
-        without=without,
-    )
 
 
 def _judged(

@@ -8,51 +8,30 @@ for an unknown key the nearest known one. Relative paths are relative to the fil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from coe.config.addresses import checked_url
 from coe.config.complaints import config_error
+from coe.config.describing import ROUTED_MODEL as ROUTED_MODEL
+from coe.config.describing import expert_of, resolved
+from coe.config.guarding import pool_reliability
 from coe.config.reading import read_yaml
 from coe.config.schema import (
     AggregatorKind,
     AggregatorModel,
     EncoderKind,
     EncoderModel,
-    EngineModel,
-    ExpertModel,
     FileModel,
-    HostingModel,
-    LitellmModel,
-    OpenAIModel,
-    ReplayModel,
-    ScriptedModel,
-    VllmLoraModel,
-    VllmModel,
 )
 from coe.errors import ConfigError, UnknownExpert
-from coe.experts import (
-    EngineSpec,
-    Expert,
-    ExpertPool,
-    Footprint,
-    Hosting,
-    LitellmSpec,
-    LocalSpec,
-    OpenAISpec,
-    Price,
-    ReplaySpec,
-    ScriptedSpec,
-    VllmLoraSpec,
-    VllmSpec,
-)
+from coe.experts import ExpertPool
+from coe.reliability import Reliability
 
 CPU = "cpu"
 """The device that `local` experts are on."""
-ROUTED_MODEL = "coe"
-"""What a client asks for to be routed; no expert may be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +79,11 @@ class RouterConfig:
     """Recorded outcomes that `coe fit` fits on where the command names none."""
     failovers: int = 2
     """How many further experts are tried where the routed one fails before its first word."""
+    first_word_share: float = 0.5
+    """Of the time that a client gives, how much an expert has for its first word while another one
+    could be asked."""
+    switch_cost: float = 0.1
+    """How much better an expert must be to take a conversation over, in units of score."""
     feedback: Path | None = None
     """Where decisions and what clients thought of them are kept; None keeps none."""
 
@@ -112,6 +96,20 @@ class SchedulingConfig:
     beta: float = 20.0
     quantum_s: float = 30.0
     max_queued: int = 100_000
+    rebalance_s: float | None = None
+    """How often experts are given other devices by what was asked for; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """What `coe serve` keeps, and whom it lets in."""
+
+    keys: bool = False
+    """Whether every request needs a key of `coe keys`."""
+    cache_s: float | None = None
+    """How long an answer is told again for the same request; None keeps none."""
+    redis_url_env: str | None = None
+    """The variable that says where replicas agree on keys, budgets and limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +132,11 @@ class Config:
     state_dir: Path = Path(".coe")
     """Logs, locks and records of the processes that experts run in; for one CoE alone."""
     scheduling: SchedulingConfig = field(default_factory=SchedulingConfig)
+    reliability: Reliability = field(default_factory=Reliability)
+    """What experts have that others host, and the budget of retries of all."""
+    trace: Path | None = None
+    """Where the gateway keeps who was asked and when, and nothing else; None keeps none."""
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
 def load_config(path: str | Path) -> Config:
@@ -147,7 +150,8 @@ def load_config(path: str | Path) -> Config:
 
 
 def _domain(parsed: FileModel, file: Path) -> Config:
-    experts = tuple(_expert(expert, file, i) for i, expert in enumerate(parsed.experts))
+    guards = pool_reliability(parsed.reliability, file)
+    experts = tuple(expert_of(e, file, i, guards) for i, e in enumerate(parsed.experts))
     try:
         pool = ExpertPool(experts, parsed.fallback)
     except UnknownExpert as error:
@@ -160,12 +164,14 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         pool,
         RouterConfig(
             scorer=router.scorer,
-            artifact=_resolved(router.artifact, file),
+            artifact=resolved(router.artifact, file),
             policy=PolicyConfig(**router.policy.model_dump()),
             aggregator=_aggregator(router.aggregator, pool, file),
-            outcomes=None if router.outcomes is None else _resolved(router.outcomes, file),
+            outcomes=None if router.outcomes is None else resolved(router.outcomes, file),
             failovers=router.failovers,
-            feedback=None if router.feedback is None else _resolved(router.feedback, file),
+            first_word_share=router.first_word_share,
+            switch_cost=router.switch_cost,
+            feedback=None if router.feedback is None else resolved(router.feedback, file),
         ),
         _encoder(parsed.encoder, file),
         parsed.local_memory_gib,
@@ -173,8 +179,11 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         parsed.startup_timeout_s,
         _devices(parsed, file),
         parsed.host_memory_gib,
-        _resolved(parsed.state_dir, file),
+        resolved(parsed.state_dir, file),
         SchedulingConfig(**parsed.scheduling.model_dump()),
+        guards,
+        None if parsed.trace is None else resolved(parsed.trace, file),
+        GatewayConfig(**parsed.gateway.model_dump()),
     )
 
 
@@ -205,43 +214,9 @@ def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
     if parsed.base_url is not None:
         checked_url(parsed.base_url, file, "encoder.base_url")
     model = parsed.model
-    if model is not None and _resolved(model, file).exists():
-        model = str(_resolved(model, file))
+    if model is not None and resolved(model, file).exists():
+        model = str(resolved(model, file))
     return EncoderConfig(parsed.kind, model, parsed.base_url, parsed.api_key_env)
-
-
-def _expert(parsed: ExpertModel, file: Path, index: int) -> Expert:
-    if parsed.id == ROUTED_MODEL:
-        raise ConfigError(
-            f"{ROUTED_MODEL!r} is the model name that routes; give the expert another id",
-            file=str(file),
-            key=f"experts[{index}].id",
-        )
-    if parsed.max_tokens >= parsed.context_tokens:
-        raise ConfigError(
-            f"{parsed.max_tokens} leaves no room for a prompt in a context of "
-            f"{parsed.context_tokens} tokens",
-            file=str(file),
-            key=f"experts[{index}].max_tokens",
-        )
-    return Expert(
-        id=parsed.id,
-        engine=_engine(parsed.engine, file, f"experts[{index}].engine"),
-        description=parsed.description,
-        skills=tuple(parsed.skills),
-        context_tokens=parsed.context_tokens,
-        max_tokens=parsed.max_tokens,
-        params_active_b=parsed.params_active_b,
-        price=None if parsed.price is None else Price(**parsed.price.model_dump()),
-        footprint=Footprint(**parsed.footprint.model_dump()),
-        hosting=_hosting(parsed.hosting),
-    )
-
-
-def _hosting(parsed: HostingModel) -> Hosting:
-    places = tuple((p,) if isinstance(p, str) else tuple(p) for p in parsed.devices)
-    told = parsed.model_dump(exclude={"devices", "apart"})
-    return Hosting(devices=places, apart=tuple(parsed.apart), **told)
 
 
 def _devices(parsed: FileModel, file: Path) -> Mapping[str, float]:
@@ -252,34 +227,3 @@ def _devices(parsed: FileModel, file: Path) -> Mapping[str, float]:
             key=f"devices.{CPU}",
         )
     return parsed.devices
-
-
-def _engine(parsed: EngineModel, file: Path, key: str) -> EngineSpec:
-    values = parsed.model_dump(exclude={"kind"})
-    if isinstance(parsed, VllmModel):
-        # A folder if there is one of that name beside the file, else a name on the hub.
-        here = _resolved(parsed.model, file)
-        told = {"command": tuple(parsed.command), "pass_env": tuple(parsed.pass_env)}
-        return VllmSpec(**{**values, **told, "model": str(here) if here.exists() else parsed.model})
-    if isinstance(parsed, OpenAIModel):
-        checked_url(parsed.base_url, file, f"{key}.base_url")
-        return OpenAISpec(**values)
-    if isinstance(parsed, LitellmModel):
-        return LitellmSpec(**values)
-    if isinstance(parsed, ScriptedModel):
-        return ScriptedSpec(**values)
-    path = _resolved(parsed.path, file)
-    if not path.exists():
-        raise ConfigError(f"no such file or folder: {path}", file=str(file), key=f"{key}.path")
-    if isinstance(parsed, ReplayModel):
-        return ReplaySpec(str(path))
-    if isinstance(parsed, VllmLoraModel):
-        return VllmLoraSpec(parsed.base, str(path))
-    return replace(LocalSpec(**values), path=str(path))
-
-
-def _resolved(path: str, file: Path) -> Path:
-    try:
-        return (file.parent / Path(path).expanduser()).resolve()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"{path!r} is no usable path: {error}", file=str(file)) from None

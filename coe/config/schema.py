@@ -48,6 +48,44 @@ class SchedulingModel(Strict):
     beta: float = Field(20.0, ge=0)
     quantum_s: float = Field(30.0, gt=0)
     max_queued: int = Field(100_000, ge=1)
+    rebalance_s: float | None = Field(None, ge=1)
+
+
+class RetriesModel(Strict):
+    max_retries: int = Field(2, ge=0)
+    first_pause_s: float = Field(0.25, ge=0)
+    longest_pause_s: float = Field(10.0, ge=0)
+    budget_share: float = Field(0.1, ge=0)
+    budget_reserve: float = Field(10.0, ge=0)
+    failover_reserve: float = Field(200.0, ge=0)
+
+
+class BreakerModel(Strict):
+    failure_share: float = Field(0.5, gt=0, le=1)
+    least_calls: int = Field(10, ge=1)
+    in_a_row: int = Field(5, ge=1)
+    window_s: float = Field(30.0, gt=0)
+    open_s: float = Field(5.0, gt=0)
+    longest_s: float = Field(60.0, gt=0)
+
+
+class ReliabilityModel(Strict):
+    retries: RetriesModel | None = None
+    breaker: BreakerModel | None = None
+
+    @field_validator("retries", "breaker", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """`false` turns it off. Nothing after the colon is more likely a slip."""
+        if value is None:
+            raise ValueError("name its keys, or write false to turn it off")
+        return None if value is False else value
+
+
+class GatewayModel(Strict):
+    keys: bool = False
+    cache_s: float | None = Field(None, gt=0)
+    redis_url_env: str | None = Field(None, min_length=1)
 
 
 class LocalModel(Strict):
@@ -134,6 +172,7 @@ class ExpertModel(Strict):
     price: PriceModel | None = None
     footprint: FootprintModel = Field(default_factory=lambda: FootprintModel())
     hosting: HostingModel = Field(default_factory=lambda: HostingModel())
+    reliability: ReliabilityModel = Field(default_factory=lambda: ReliabilityModel())
 
 
 class EncoderModel(Strict):
@@ -162,6 +201,8 @@ class RouterModel(Strict):
     policy: PolicyModel = Field(default_factory=lambda: PolicyModel())
     aggregator: AggregatorModel = Field(default_factory=lambda: AggregatorModel())
     failovers: int = Field(2, ge=0)
+    first_word_share: float = Field(0.5, gt=0, le=1)
+    switch_cost: float = Field(0.1, ge=0)
     feedback: str | None = None
 
     @field_validator("aggregator", mode="before")
@@ -183,6 +224,9 @@ class FileModel(Strict):
     host_memory_gib: float = Field(0.0, ge=0)
     state_dir: str = ".coe"
     scheduling: SchedulingModel = Field(default_factory=lambda: SchedulingModel())
+    reliability: ReliabilityModel = Field(default_factory=lambda: ReliabilityModel())
+    trace: str | None = Field(None, min_length=1)
+    gateway: GatewayModel = Field(default_factory=lambda: GatewayModel())
 
 
 ENGINES: Mapping[str, type[Strict]] = {
@@ -200,6 +244,10 @@ PLACES: Mapping[str, type[Strict]] = {
     "footprint": FootprintModel,
     "hosting": HostingModel,
     "scheduling": SchedulingModel,
+    "gateway": GatewayModel,
+    "reliability": ReliabilityModel,
+    "retries": RetriesModel,
+    "breaker": BreakerModel,
     "router": RouterModel,
     "policy": PolicyModel,
     "aggregator": AggregatorModel,

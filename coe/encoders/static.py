@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from tokenizers import Tokenizer
 
 from coe.encoders.vectors import FloatArray, clip, unit_rows
+from coe.encoders.wordpieces import TokenIds
 from coe.errors import ConfigError
 
 DEFAULT_TABLE = Path(__file__).parent / "minilm-static"
@@ -26,13 +27,13 @@ DEFAULT_TABLE = Path(__file__).parent / "minilm-static"
 class StaticEncoder:
     """Serves a static embedding table. Immutable, so threads may share it.
 
-    Word order is not seen. Of a long text only the first 4,096 and the last 2,048 characters
-    are read.
+    Word order is not seen. Of a long text only the first 4,096 and the last 2,048 bytes are
+    read.
     """
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        self._tokenizer, vocabulary = _read_tokenizer(folder)
+        tokenizer, vocabulary = _read_tokenizer(folder)
         self._table, weights, digest = _read_table(folder / "model.safetensors")
         if not len(vocabulary) == len(self._table) == len(weights):
             raise ConfigError(
@@ -41,9 +42,10 @@ class StaticEncoder:
                 file=str(folder),
             )
         self._weights = weights.copy()
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown in vocabulary:
             self._weights[vocabulary[unknown]] = 0.0
+        self._token_ids = TokenIds(tokenizer, vocabulary)
         self._name = f"{folder.name}@{digest[:8]}"
 
     @property
@@ -56,17 +58,13 @@ class StaticEncoder:
         return int(self._table.shape[1])
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        clipped = [clip(text) for text in texts]
-        if len(clipped) == 1:
-            encodings = [self._tokenizer.encode(clipped[0], add_special_tokens=False)]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(clipped, add_special_tokens=False)
-        rows = np.zeros((len(clipped), self.dim), dtype=np.float32)
-        for row, encoding in zip(rows, encodings, strict=True):
-            ids = encoding.ids
+        token_ids = self._token_ids.of([clip(text) for text in texts])
+        rows = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, ids in zip(rows, token_ids, strict=True):
             if ids:
+                tokens = np.array(ids, dtype=np.intp)
                 # einsum and not @: a BLAS product of this size would wake a thread pool.
-                np.einsum("i,ij->j", self._weights[ids], self._table[ids], out=row)
+                np.einsum("i,ij->j", self._weights[tokens], self._table[tokens], out=row)
         return unit_rows(rows)
 
 

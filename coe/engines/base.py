@@ -18,6 +18,7 @@ class EngineState(Enum):
     STOPPED = "stopped"
     LOADING = "loading"
     READY = "ready"
+    ASLEEP = "asleep"
     FAILED = "failed"
 
 

@@ -2,8 +2,8 @@
 
 Pure: outcomes and the time in, decisions out. No clock and no task; `breaking` has those.
 
-1. Closed: everybody passes. Once `failure_share` of at least `least_calls` within `window_s`
-   failed, it opens.
+1. Closed: everybody passes. Once within `window_s` `in_a_row` failed one after the other, or
+   `failure_share` of at least `least_calls`, it opens.
 2. Open: nobody passes for `open_s`, twice as long after each trial that fails, up to `longest_s`.
 3. Half open: one passes at a time, as the trial; its first sign of life closes, its failure opens,
    and if it leaves without either the next one is the trial.
@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from coe.errors import ConfigError
+from coe.reliability import BreakerRules
 
 _BUCKETS = 10
 
@@ -26,26 +26,6 @@ class BreakerState(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRules:
-    """How much has to fail, and for how long an expert is left alone then."""
-
-    failure_share: float = 0.5
-    least_calls: int = 10
-    """Of fewer than these nothing is concluded."""
-    window_s: float = 30.0
-    open_s: float = 5.0
-    longest_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.failure_share <= 1:
-            raise ConfigError("failure_share must be above 0 and at most 1")
-        if self.least_calls < 1 or self.window_s <= 0:
-            raise ConfigError("least_calls must be at least 1 and window_s above 0")
-        if not 0 < self.open_s <= self.longest_s:
-            raise ConfigError("open_s must be above 0 and at most longest_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +45,8 @@ class Breaker:
         self.n_calls = 0
         """Within the window; while open, those that opened it."""
         self.n_failed = 0
+        self.n_in_a_row = 0
+        """Failures since the last answer."""
         self.n_openings = 0
         self._buckets: deque[list[float]] = deque()
         self._epoch = 0
@@ -107,7 +89,7 @@ class Breaker:
         self._open_s = self.rules.open_s
         self._retry_at_s = 0.0
         self._buckets.clear()
-        self.n_calls = self.n_failed = 0
+        self.n_calls = self.n_failed = self.n_in_a_row = 0
 
     def on_end(self, now: float, call: Call, ok: bool | None) -> None:
         """`ok` None: it ended without telling anything of the expert."""
@@ -137,11 +119,15 @@ class Breaker:
         self._has_trial = False
 
     def _is_failing(self) -> bool:
+        # Of those in a row, too, only the ones within the window count.
+        if min(self.n_in_a_row, self.n_failed) >= self.rules.in_a_row:
+            return True
         is_enough = self.n_calls >= self.rules.least_calls
         return is_enough and self.n_failed >= self.rules.failure_share * self.n_calls
 
     def _count(self, now: float, ok: bool) -> None:
         """Into buckets of a tenth of the window: what is remembered does not grow with the load."""
+        self.n_in_a_row = 0 if ok else self.n_in_a_row + 1
         width_s = self.rules.window_s / _BUCKETS
         if not self._buckets or now >= self._buckets[-1][0] + width_s:
             self._buckets.append([now, 0, 0])

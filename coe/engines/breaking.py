@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from coe.engines.base import Engine, closing_stream
-from coe.engines.breaker import Breaker, BreakerRules, BreakerState, Call
+from coe.engines.breaker import Breaker, BreakerState, Call
 from coe.engines.wrapping import WrappingEngine
 from coe.errors import CoeError, EngineError, UpstreamError
+from coe.reliability import BreakerRules
 from coe.types import Delta, GenerationRequest
 
 # Statuses below 500 that everybody would be answered with: no key, no money, no such model, no
@@ -80,10 +81,16 @@ class BreakingEngine(WrappingEngine):
             reason = (
                 "is being tried with one request after it failed"
                 if breaker.state(now) is BreakerState.HALF_OPEN
-                else f"failed {breaker.n_failed} of its last {breaker.n_calls} requests"
+                else f"failed {_told(breaker)}"
             )
             raise BreakerOpen(self.expert_id, reason, max(0.001, breaker.wait_s(now)))
         return call
+
+
+def _told(breaker: Breaker) -> str:
+    if breaker.n_in_a_row >= breaker.rules.in_a_row:
+        return f"{breaker.n_in_a_row} requests one after the other"
+    return f"{breaker.n_failed} of its last {breaker.n_calls} requests"
 
 
 def is_the_experts(error: CoeError) -> bool:

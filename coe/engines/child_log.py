@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-MAX_LINES = 200
+MAX_LINES = 1000
 MAX_LINE_CHARS = 2000
 MAX_FILE_BYTES = 8 * 1024 * 1024
 

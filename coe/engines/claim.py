@@ -2,7 +2,8 @@
 
 A lock that the kernel drops when we die tells a living owner from a dead one. The record beside
 it holds the token of the last start, written before the start, so that whoever gets the lock
-next finds exactly the processes that the dead owner left.
+next finds exactly the processes that the dead owner left. Those of other experts are ended with
+them: they may hold the device that this one is to go to, and nobody may ever ask for them again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Claim:
         """The token for a new start; whatever an earlier owner left running is gone by then."""
         if self._lock is None:
             self._lock = self._locked()
-        orphan = self._recorded_token()
+            await _end_left_behind(self._folder)
+        orphan = _recorded_token(self._record)
         if orphan is not None and not await kill_family(orphan, _REAP_S):
             raise StartupError(
                 self._expert_id,
@@ -81,10 +83,38 @@ class Claim:
             ) from None
         return descriptor
 
-    def _recorded_token(self) -> str | None:
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(self._record.read_text())
-            token = record.get("token") if isinstance(record, dict) else None
-            if isinstance(token, str) and token:
-                return token
+
+async def _end_left_behind(folder: Path) -> None:
+    """Ends what dead owners left of experts that nobody has claimed since."""
+    for record in folder.glob("*.json"):
+        token = _orphaned_token(record)
+        if token is None:
+            continue
+        if not await kill_family(token, _REAP_S):
+            _LOG.warning("processes of an earlier run do not die; see %s and kill them", record)
+        elif _orphaned_token(record) == token:
+            record.unlink(missing_ok=True)
+
+
+def _orphaned_token(record: Path) -> str | None:
+    """The token of a record without an owner. Nobody is kept from becoming one."""
+    try:
+        descriptor = os.open(record.with_suffix(".lock"), os.O_RDWR)
+    except OSError:
         return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _recorded_token(record)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _recorded_token(record: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        told = json.loads(record.read_text())
+        token = told.get("token") if isinstance(told, dict) else None
+        if isinstance(token, str) and token:
+            return token
+    return None

@@ -15,7 +15,8 @@ from aiohttp import web
 from coe.engines.base import Engine, closing_stream, collect
 from coe.engines.completion_stream import usage_body
 from coe.engines.sse import encode_event
-from coe.errors import CoeError, RequestError
+from coe.engines.upstream_busy import retry_after_of
+from coe.errors import CoeError, RequestError, UpstreamError
 from coe.types import Completion, Delta, GenerationRequest, Message, SamplingParams
 
 
@@ -121,5 +122,12 @@ def _json(payload: dict[str, Any], status: int = 200) -> web.Response:
 
 
 def _error(error: CoeError) -> web.Response:
+    """With the status and the time to come back that the error names."""
     status = 400 if isinstance(error, RequestError) else 500
-    return _json({"error": {"message": str(error), "code": status}}, status)
+    if isinstance(error, UpstreamError):
+        status = error.status or status
+    answer = _json({"error": {"message": str(error), "code": status}}, status)
+    wait_s = retry_after_of(error)
+    if wait_s is not None:
+        answer.headers["Retry-After"] = f"{wait_s:g}"
+    return answer

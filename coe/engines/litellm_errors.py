@@ -11,7 +11,7 @@ import orjson
 
 from coe.engines.completion_stream import refusal
 from coe.engines.endpoint import without_userinfo
-from coe.engines.upstream_busy import UpstreamBusy, read_retry_after
+from coe.engines.upstream_busy import UpstreamBusy, busy_until
 from coe.errors import (
     CoeError,
     ContextOverflow,
@@ -42,8 +42,8 @@ def failure_of(expert: Expert, error: Exception, timeout_s: float, key: str | No
         )
     if "MidStreamFallbackError" in kinds:
         return UpstreamError(expert.id, f"failed in the middle of its answer: {words}", status)
-    retry_after_s = read_retry_after(_headers(error))
-    if retry_after_s is not None and (status == 429 or (status or 0) >= 500):
+    retry_after_s = busy_until(status, _headers(error))
+    if retry_after_s is not None:
         return UpstreamBusy(
             expert.id, f"answered with status {status}: {words}", status, retry_after_s
         )

@@ -11,11 +11,12 @@ import aiohttp
 import orjson
 
 from coe.engines.base import EngineState
-from coe.engines.completion_stream import CompletionReader, refusal
+from coe.engines.completion_stream import CompletionReader, error_message, refusal
 from coe.engines.endpoint import Endpoint, Sleep, problem_of
 from coe.engines.raw_answer import RAW_ROUTES, raw_deltas
 from coe.engines.sse import EventTooLong, SSEParser
 from coe.engines.starting import SelfStarting
+from coe.engines.upstream_busy import UpstreamBusy, busy_until
 from coe.errors import (
     CoeError,
     ConfigError,
@@ -87,7 +88,8 @@ class OpenAIEngine(SelfStarting):
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """A raw request is posted as it is, and its answer handed on as it comes."""
         body = self._body(request) if request.raw is None else self._raw_body(request.raw)
-        read = self._deltas if request.raw is None else raw_deltas(self.expert_id, request.raw)
+        raw, timeout_s = request.raw, self._spec.timeout_s
+        read = self._deltas if raw is None else raw_deltas(self.expert_id, raw, timeout_s)
         # One session from first to last: a stream that `stop` ends must not open another.
         session = self._opened()
         async with (
@@ -117,8 +119,7 @@ class OpenAIEngine(SelfStarting):
         body: dict[str, object],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The server's accepted answer; closing its connection is what cancels the work."""
-        route = "chat/completions" if request.raw is None else request.raw.route
-        response = await self._post(session, route, body)
+        response = await self._posted(session, request, body)
         try:
             error = await self._refusal(response)
             is_our_limit = request.raw is None and request.params.max_tokens is None
@@ -126,7 +127,7 @@ class OpenAIEngine(SelfStarting):
                 # The expert's own limit did not fit after this prompt; what is left does.
                 response.close()
                 del body["max_tokens"]
-                response = await self._post(session, route, body)
+                response = await self._posted(session, request, body)
                 error = await self._refusal(response)
             if error is not None:
                 raise error
@@ -138,15 +139,32 @@ class OpenAIEngine(SelfStarting):
     async def _refusal(self, response: aiohttp.ClientResponse) -> CoeError | None:
         if response.status == 200:
             return None
-        return refusal(self._expert, response.status, await _error_body(response))
+        status, body = response.status, await _error_body(response)
+        wait_s = busy_until(status, response.headers)
+        if wait_s is not None:
+            words = f"answered with status {status}: {error_message(body)}"
+            return UpstreamBusy(self.expert_id, words, status, wait_s)
+        return refusal(self._expert, status, body)
+
+    async def _posted(
+        self, session: aiohttp.ClientSession, request: GenerationRequest, body: dict[str, object]
+    ) -> aiohttp.ClientResponse:
+        """The head of its answer, all of it in time: one that drips would never be silent."""
+        async with asyncio.timeout(self._spec.connect_timeout_s + self._spec.timeout_s):
+            return await self._post(session, request, body)
 
     async def _post(
-        self, session: aiohttp.ClientSession, route: str, body: dict[str, object]
+        self, session: aiohttp.ClientSession, request: GenerationRequest, body: dict[str, object]
     ) -> aiohttp.ClientResponse:
+        route = "chat/completions" if request.raw is None else request.raw.route
         return await session.post(
             f"{self._endpoint.base_url}/{route}",
             data=orjson.dumps(body),
-            headers={"Content-Type": "application/json", **self._authorization()},
+            headers={
+                **dict(request.trace),
+                "Content-Type": "application/json",
+                **self._authorization(),
+            },
             # A redirect would carry the key to a place the configuration does not name.
             allow_redirects=False,
         )

@@ -6,6 +6,7 @@ anew. What counts is read from the last events, after they have gone on.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -34,11 +35,14 @@ class Pieces(Protocol):
     def iter_any(self) -> AsyncIterator[bytes]: ...
 
 
-def raw_deltas(expert_id: str, raw: RawRequest) -> Callable[[Pieces], AsyncIterator[Delta]]:
+def raw_deltas(
+    expert_id: str, raw: RawRequest, timeout_s: float | None = None
+) -> Callable[[Pieces], AsyncIterator[Delta]]:
     """How to read the answer to a raw request. Raises `UpstreamError` while it is read.
 
     An answer that is not streamed comes when it is whole, so that one that is not can still be
-    asked for elsewhere.
+    asked for elsewhere. Raises `TimeoutError` where that takes longer than `timeout_s`, however
+    often a byte of it comes.
     """
 
     async def streamed(content: Pieces) -> AsyncIterator[Delta]:
@@ -51,10 +55,12 @@ def raw_deltas(expert_id: str, raw: RawRequest) -> Callable[[Pieces], AsyncItera
 
     async def whole(content: Pieces) -> AsyncIterator[Delta]:
         body = bytearray()
-        async for chunk in content.iter_any():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise UpstreamError(expert_id, f"answered with more than {MAX_BODY_BYTES} bytes")
+        async with asyncio.timeout(timeout_s):
+            async for chunk in content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    problem = f"answered with more than {MAX_BODY_BYTES} bytes"
+                    raise UpstreamError(expert_id, problem)
         for delta in whole_answer(expert_id, bytes(body)):
             yield delta
 

@@ -26,8 +26,11 @@ class RecordingEngine(WrappingEngine):
     Found again by the request's id and by its last user message. What the file has already is
     not written again: of several answers to one id, or to one prompt without id, the first is
     kept. Answers that fail or are left are not recorded. An answer goes on if its line cannot be
-    written, which is logged. One file is for one expert and one process.
+    written, which is logged. One file is for one expert and one process. Takes no raw requests:
+    what is recorded has to be read.
     """
+
+    raw_routes: frozenset[str] = frozenset()
 
     def __init__(self, inner: Engine, path: Path) -> None:
         """Raises `ConfigError` if the file cannot be written or is not one of recordings."""

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 
 from coe.engines.base import Engine, closing_stream
 from coe.engines.upstream_busy import retry_after_of
 from coe.engines.wrapping import WrappingEngine
-from coe.errors import CoeError, ConfigError, UpstreamError, UpstreamTimeout
+from coe.errors import CoeError, UpstreamError, UpstreamTimeout
+from coe.reliability import RetryRules
 from coe.types import Delta, GenerationRequest
 
 _LOG = logging.getLogger(__name__)
@@ -20,34 +20,17 @@ _TOO_MANY_REQUESTS = 429
 Sleep = Callable[[float], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class RetryRules:
-    """How often and how soon a failed request is tried again."""
-
-    max_retries: int = 2
-    """For one request."""
-    first_pause_s: float = 0.25
-    """Longest pause before the first retry; it doubles with each further one."""
-    longest_pause_s: float = 10.0
-    """An expert that asks to be left alone for longer is not asked again."""
-    budget_share: float = 0.1
-    """Retries for each request, in the long run."""
-    budget_reserve: float = 10.0
-    """Retries that may be made at once after a calm."""
-
-    def __post_init__(self) -> None:
-        if self.max_retries < 0 or self.budget_share < 0 or self.budget_reserve < 0:
-            raise ConfigError("retries, their share and their reserve cannot be negative")
-        if not 0 <= self.first_pause_s <= self.longest_pause_s:
-            raise ConfigError("first_pause_s must be between 0 and longest_pause_s")
-
-
 class RetryBudget:
-    """At most `reserve` retries and `share` more for each request, however many fail."""
+    """At most `reserve` retries and `share` more for each request, however many fail.
 
-    def __init__(self, share: float, reserve: float) -> None:
+    Failovers are taken from the same share and may run ahead of it by a reserve of their own;
+    until that is made up for there are no retries.
+    """
+
+    def __init__(self, share: float, reserve: float, failover_reserve: float = 0.0) -> None:
         self._share = share
         self._reserve = reserve
+        self._failover_reserve = failover_reserve
         self._balance = reserve
 
     def on_request(self) -> None:
@@ -61,14 +44,22 @@ class RetryBudget:
         self._balance -= 1.0
         return True
 
+    def take_failover(self) -> bool:
+        """As `take`, for asking another expert."""
+        if self._balance < 1.0 - self._failover_reserve - 1e-9:
+            return False
+        self._balance -= 1.0
+        return True
+
 
 class RetryingEngine(WrappingEngine):
     """Asks again after a failure that may pass, if nothing of the answer had come yet.
 
-    Such are `UpstreamTimeout` and an `UpstreamError` without a status, of 429 or of 5xx. Pauses
-    are drawn between 0 and a bound that doubles (full jitter), after what the expert asks for.
-    Nothing is tried again after a `stop`, nor if the pause would end past the request's deadline.
-    Raises the last failure.
+    Such are an `UpstreamError` without a status, of 429 or of 5xx, and an `UpstreamTimeout` that is
+    not longer than the longest pause, unless others can be asked: who has waited is better off
+    with them. Pauses are drawn between 0 and a bound that doubles (full jitter), after what the
+    expert asks for. Nothing is tried again after a `stop`, nor if the pause would end past the
+    request's deadline. Raises the last failure.
     """
 
     def __init__(
@@ -79,9 +70,12 @@ class RetryingEngine(WrappingEngine):
         sleep: Sleep = asyncio.sleep,
         random_: random.Random | None = None,
     ) -> None:
-        """`budget` None: one of its own; engines on one upstream had better share theirs."""
+        """`budget` None: one of its own. One that is shared is told of requests by who shares it,
+        who knows which of them are retries and failovers.
+        """
         super().__init__(inner)
         self._rules = rules or RetryRules()
+        self._owns_budget = budget is None
         self._budget = budget or RetryBudget(self._rules.budget_share, self._rules.budget_reserve)
         self._sleep = sleep
         self._random = random_ or random.Random()
@@ -89,7 +83,8 @@ class RetryingEngine(WrappingEngine):
         self.n_retries = 0
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        self._budget.on_request()
+        if self._owns_budget:
+            self._budget.on_request()
         n_stops = self._n_stops
         n_retries = 0
         has_begun = False
@@ -124,7 +119,10 @@ class RetryingEngine(WrappingEngine):
         if n_retries >= rules.max_retries:
             return None
         asked_s = retry_after_of(error) or 0.0
-        if asked_s > rules.longest_pause_s:
+        waited_s = error.timeout_s if isinstance(error, UpstreamTimeout) else 0.0
+        if max(asked_s, waited_s) > rules.longest_pause_s:
+            return None
+        if waited_s and request.patience_s is not None:
             return None
         bound_s = min(rules.longest_pause_s, rules.first_pause_s * 2.0**n_retries)
         pause_s = asked_s + self._random.uniform(0.0, bound_s)

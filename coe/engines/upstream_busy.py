@@ -10,6 +10,8 @@ from math import isfinite
 
 from coe.errors import CoeError, UpstreamError
 
+_TOO_MANY_REQUESTS = 429
+
 
 class UpstreamBusy(UpstreamError):
     """An expert that has no time now, and says when it will."""
@@ -26,7 +28,14 @@ class UpstreamBusy(UpstreamError):
 def retry_after_of(error: CoeError) -> float | None:
     """Seconds that whoever failed asks to be left alone; None where it does not say."""
     told = getattr(error, "retry_after_s", None)
-    return told if isinstance(told, float) else None
+    return float(told) if isinstance(told, int | float) else None
+
+
+def busy_until(status: int | None, headers: Mapping[str, str]) -> float | None:
+    """Seconds after which a refusal of this status may be over; None where it is none of time."""
+    if status is None or (status != _TOO_MANY_REQUESTS and status < 500):
+        return None
+    return read_retry_after(headers)
 
 
 def read_retry_after(headers: Mapping[str, str], wall_s: float | None = None) -> float | None:

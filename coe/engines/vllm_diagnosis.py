@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+_PORT_TAKEN = re.compile(r"address already in use|errno 98", re.IGNORECASE)
 _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(
-            r"out of memory|OutOfMemoryError|less than desired GPU memory utilization"
-            r"|No available memory for the cache blocks|ENOMEM",
+            r"No available memory for the cache blocks|To serve at least one request with",
+            re.IGNORECASE,
+        ),
+        "its share of the device leaves too little memory for the KV cache",
+        "lower the flag max-model-len, or raise gpu-memory-utilization and with it the expert's "
+        "footprint",
+    ),
+    (
+        re.compile(
+            r"less than desired GPU memory utilization|less than the engine's budget"
+            r"|out of memory|OutOfMemoryError:|ENOMEM",
             re.IGNORECASE,
         ),
         "the device has too little free memory",
@@ -17,7 +27,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "or end what else uses that device",
     ),
     (
-        re.compile(r"address already in use|errno 98", re.IGNORECASE),
+        _PORT_TAKEN,
         "its port is in use",
         "leave the port out to have one chosen, or stop what uses it",
     ),
@@ -25,6 +35,11 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         re.compile(r"sleep mode is not supported", re.IGNORECASE),
         "this build of vLLM cannot sleep",
         "set the expert's sleep_level to 0",
+    ),
+    (
+        re.compile(r"are not supported for now|does not recognize this architecture"),
+        "this vLLM does not know the model's architecture",
+        "let the expert's command name a newer vLLM, or correct the model's config.json",
     ),
     (
         re.compile(
@@ -36,6 +51,15 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "its model cannot be read",
         "correct the expert's model: a directory that is there, or a model of the hub that is "
         "downloaded or may be",
+    ),
+    (
+        re.compile(
+            r"SafetensorError|parse_safetensors_file_metadata|PytorchStreamReader"
+            r"|Cannot find any model weights|The size of tensor a|size mismatch for"
+            r"|is not a valid JSON file|not initialized from checkpoint"
+        ),
+        "its model's files are damaged, or not all there",
+        "copy or download the model's directory anew",
     ),
     (
         re.compile(r"unrecognized arguments|invalid choice|error: argument", re.IGNORECASE),
@@ -50,6 +74,10 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
 )
 _FREED = re.compile(r"Sleep mode freed ([\d.]+) GiB")
+_ERROR = re.compile(
+    r"^(?:\([^)]*\) (?:ERROR|CRITICAL) \S+ \S+ \[[^\]]*\] )?([\w.]*(?:Error|Exception): .+)$"
+)
+_MOST_SHOWN = 300
 
 
 def diagnosis(lines: Sequence[str]) -> str:
@@ -62,7 +90,16 @@ def diagnosis(lines: Sequence[str]) -> str:
 
 
 def is_port_taken(lines: Sequence[str]) -> bool:
-    return bool(_CAUSES[1][0].search("\n".join(lines)))
+    return bool(_PORT_TAKEN.search("\n".join(lines)))
+
+
+def first_error(lines: Sequence[str]) -> str:
+    """The first exception that was told, without its traceback; empty if there was none.
+
+    vLLM's workers fail first, and what its front says of that at the end is only that they did.
+    """
+    found = next((match[1] for line in lines if (match := _ERROR.match(line))), "")
+    return found[:_MOST_SHOWN]
 
 
 def freed_gib(lines: Sequence[str]) -> float | None:

@@ -130,7 +130,11 @@ class Life(Generic[S]):
         return self._residue_gib
 
     async def end(self, timeout_s: float) -> None:
-        """Ends the server wherever it is. Raises `EngineError` if some of it does not go."""
+        """Ends the server wherever it is. Raises `EngineError` if some of it does not go.
+
+        Where there is none because its start failed, that stays told.
+        """
+        has_failed = self.phase is Phase.FAILED and self.server is None and self._move is None
         while self._move is not None and self.phase is not Phase.STOPPING:
             self._move.cancel()
             await asyncio.wait([self._move])
@@ -141,7 +145,7 @@ class Life(Generic[S]):
             await asyncio.wait([move])
             if not move.cancelled():
                 move.result()
-        if self._move is None and self.server is None:
+        if self._move is None and self.server is None and not has_failed:
             self.phase = Phase.STOPPED
 
     def _begin(self, phase: Phase, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -23,6 +23,7 @@ STATES = {
     Phase.STARTING: EngineState.LOADING,
     Phase.WAKING: EngineState.LOADING,
     Phase.AWAKE: EngineState.READY,
+    Phase.ASLEEP: EngineState.ASLEEP,
     Phase.FAILED: EngineState.FAILED,
 }
 """How a phase is reported; all others count as stopped."""

@@ -18,7 +18,7 @@ from coe.engines.openai import OpenAIEngine
 from coe.engines.process import LOOPBACK, ChildProcess, Order, choose_port
 from coe.engines.vllm_command import command_line, environment, spec_of
 from coe.engines.vllm_control import Control, HttpControl
-from coe.engines.vllm_diagnosis import diagnosis, freed_gib, is_port_taken
+from coe.engines.vllm_diagnosis import diagnosis, first_error, freed_gib, is_port_taken
 from coe.engines.vllm_memory import Held, MemoryProbe
 from coe.engines.vllm_sleep import Bed, Canary
 from coe.errors import EngineError, StartupError
@@ -256,6 +256,9 @@ class Launcher:
             )
         else:
             said = str(error).removeprefix(f"expert {self.expert.id!r}: ")
+        began = first_error(lines)
+        if began and began not in said:
+            said = f"it began with {began}\n{said}"
         explained = StartupError(self.expert.id, f"{why}\n{said}" if why else said)
         if is_port_taken(lines):
             raise PortTaken(explained)

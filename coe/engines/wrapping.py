@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from coe.engines.base import Engine, EngineState, PassesBytes
@@ -15,17 +16,27 @@ class Wrapped(Protocol):
     def inner(self) -> Engine: ...
 
 
-def innermost(engine: Engine) -> Engine:
-    """What is asked in the end, below all that is around it."""
+def layers(engine: Engine) -> Iterator[Engine]:
+    """The engine and all that is inside it, the innermost last."""
+    yield engine
     while isinstance(engine, Wrapped):
         engine = engine.inner
-    return engine
+        yield engine
+
+
+def innermost(engine: Engine) -> Engine:
+    """What is asked in the end, below all that is around it."""
+    *_, last = layers(engine)
+    return last
 
 
 def passes_bytes(engine: Engine, route: str) -> bool:
-    """Whether a raw request for this route may be handed to it."""
-    inner = innermost(engine)
-    return isinstance(inner, PassesBytes) and route in inner.raw_routes
+    """Whether a raw request for this route may be handed to it.
+
+    A wrapper that has to read answers says so by meeting `PassesBytes` without any route.
+    """
+    readers = [layer.raw_routes for layer in layers(engine) if isinstance(layer, PassesBytes)]
+    return isinstance(innermost(engine), PassesBytes) and all(route in told for told in readers)
 
 
 class WrappingEngine:

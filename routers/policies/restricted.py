@@ -52,6 +52,8 @@ class AdaptiveAmong:
 def _seen(
     scores: FloatArray, pool: ExpertPool, expert_ids: Sequence[str]
 ) -> tuple[FloatArray, ExpertPool]:
-    seen = pool.subset(expert_ids)
-    columns = [i for i, expert_id in enumerate(pool.ids) if expert_id in expert_ids]
-    return scores[columns], seen
+    wanted = frozenset(expert_ids)
+    columns = [i for i, expert in enumerate(pool) if expert.id in wanted]
+    if len(columns) == len(wanted) == len(pool):
+        return scores, pool
+    return scores[columns], pool.subset(expert_ids)

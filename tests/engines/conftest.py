@@ -1,9 +1,10 @@
-"""A tiny model with random weights, the four kinds of engine, and servers for one of them."""
+"""A tiny model with random weights, an engine of each kind, and servers for one of them."""
 
 from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,8 +21,17 @@ from coe.engines.openai import OpenAIEngine
 from coe.engines.replay import ReplayEngine
 from coe.engines.scripted import ScriptedEngine
 from coe.engines.sse import encode_event
+from coe.engines.vllm import VllmEngine
 from coe.errors import CoeError
-from coe.experts import Expert, LocalSpec, OpenAISpec, ReplaySpec, ScriptedSpec
+from coe.experts import (
+    Expert,
+    FlagValue,
+    LocalSpec,
+    OpenAISpec,
+    ReplaySpec,
+    ScriptedSpec,
+    VllmSpec,
+)
 from coe.types import GenerationRequest, Message, SamplingParams
 
 Ask = Callable[..., GenerationRequest]
@@ -77,7 +87,7 @@ def scripted_spec() -> ScriptedSpec:
     return ScriptedSpec(answers={r"question (\d+)": ANSWER}, default="none")
 
 
-@pytest.fixture(params=["scripted", "replay", "local", "openai"])
+@pytest.fixture(params=["scripted", "replay", "local", "openai", "vllm"])
 async def engine(
     request: pytest.FixtureRequest, tmp_path: Path, scripted_spec: ScriptedSpec
 ) -> AsyncIterator[Engine]:
@@ -92,12 +102,25 @@ async def engine(
             folder = request.getfixturevalue("tiny_model")
             expert = Expert("e", LocalSpec(str(folder)), context_tokens=256, max_tokens=40)
             made = LocalEngine(expert, LocalMemory(1.0))
+        elif request.param == "vllm":
+            made = VllmEngine(Expert("e", _managed(tmp_path, scripted_spec)), tmp_path / "state")
         else:
             served = ScriptedEngine(Expert("served", scripted_spec))
             base_url = await stack.enter_async_context(serve(served))
             made = OpenAIEngine(Expert("e", OpenAISpec(base_url)))
         yield made
         await made.stop(10.0)
+
+
+def _managed(folder: Path, scripted: ScriptedSpec) -> VllmSpec:
+    """A server in a child process that answers like the script, quickly."""
+    answers = folder / "answers.json"
+    answers.write_text(json.dumps(dict(scripted.answers)))
+    command = (sys.executable, "-m", "coe.engines.fake_vllm")
+    flags: dict[str, FlagValue] = {
+        "fake-load-s": 0.0, "fake-step-s": 0.001, "fake-answers": str(answers),
+    }  # fmt: skip
+    return VllmSpec("m", command, flags, drain_s=0.1)
 
 
 def _recordings(folder: Path) -> Path:

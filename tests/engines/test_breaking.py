@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from coe.engines.base import closing_stream, collect
-from coe.engines.breaker import Breaker, BreakerRules, BreakerState, Call
+from coe.engines.breaker import Breaker, BreakerState, Call
 from coe.engines.breaking import BreakerOpen, BreakingEngine
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import (
@@ -25,6 +25,7 @@ from coe.errors import (
     UpstreamTimeout,
 )
 from coe.experts import Expert, ScriptedSpec
+from coe.reliability import BreakerRules
 from coe.types import Delta, GenerationRequest
 
 Ask = Callable[..., GenerationRequest]

@@ -152,6 +152,28 @@ async def test_exactly_the_orphans_of_a_dead_owner_are_reaped(tmp_path: Path) ->
 
 
 @linux
+async def test_a_start_ends_what_a_dead_owner_left_of_other_experts(tmp_path: Path) -> None:
+    owned = Claim("living", tmp_path)
+    tokens = {"living": await owned.take(), "dead": "of the dead"}
+    record = tmp_path / f"{file_stem('dead')}.json"
+    record.write_text(json.dumps({"expert": "dead", "token": tokens["dead"]}))
+    record.with_suffix(".lock").touch()
+    living, orphan = (
+        subprocess.Popen(["sleep", "100"], env={TOKEN_VARIABLE: token}) for token in tokens.values()
+    )
+    try:
+        await Claim("e", tmp_path).take()
+        assert orphan.wait(5) == -signal.SIGKILL
+        assert living.poll() is None
+        assert not record.exists()
+        assert await Claim("dead", tmp_path).take()
+    finally:
+        for process in (living, orphan):
+            process.kill()
+            process.wait()
+
+
+@linux
 async def test_when_we_are_killed_the_child_ends_and_what_is_left_is_reaped(tmp_path: Path) -> None:
     """The leash ends the child; a grandchild that it left behind falls to the next start."""
     script = textwrap.dedent(f"""

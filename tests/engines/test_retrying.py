@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.engines.base import closing_stream, collect
-from coe.engines.breaker import BreakerRules, BreakerState
+from coe.engines.breaker import BreakerState
 from coe.engines.breaking import BreakerOpen, BreakingEngine
 from coe.engines.limited import LimitedEngine
-from coe.engines.retrying import RetryBudget, RetryingEngine, RetryRules
+from coe.engines.retrying import RetryBudget, RetryingEngine
 from coe.engines.scripted import ScriptedEngine
 from coe.engines.upstream_busy import UpstreamBusy
 from coe.errors import (
@@ -29,6 +29,7 @@ from coe.errors import (
     UpstreamTimeout,
 )
 from coe.experts import Expert, ScriptedSpec
+from coe.reliability import BreakerRules, RetryRules
 from coe.types import Delta, GenerationRequest
 
 Ask = Callable[..., GenerationRequest]
@@ -265,3 +266,12 @@ async def test_wrappers_compose(ask: Ask) -> None:
     assert engine.n_in_flight == 0
     await engine.stop(1)
     assert engine.expert_id == "e"
+
+
+async def test_retrying_does_not_wait_anew_for_who_was_silent_long(ask: Ask) -> None:
+    inner, pauses = Flaky(UpstreamTimeout("e", 6.0), UpstreamTimeout("e", 6.0)), Pauses()
+    with pytest.raises(UpstreamTimeout):
+        await collect("e", retrying(inner, pauses, longest_pause_s=5.0).stream(ask()))
+    assert len(inner.requests) == 1
+    again = retrying(inner, pauses, longest_pause_s=6.0)
+    assert (await collect("e", again.stream(ask()))).text == "a b c"

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from typing import Any
 
-from coe.engines.upstream_busy import UpstreamBusy, read_retry_after, retry_after_of
+import pytest
+from aiohttp import web
+
+from coe.engines.upstream_busy import (
+    UpstreamBusy,
+    busy_until,
+    read_retry_after,
+    retry_after_of,
+)
 from coe.errors import QueueFull, UpstreamError
+from coe.types import GenerationRequest
+
+Ask = Callable[..., GenerationRequest]
 
 AT_S = 1_000_000_000.0  # Sun, 09 Sep 2001 01:46:40 GMT
 
@@ -36,3 +48,28 @@ def test_retry_after_of_errors_that_say_it_and_of_others() -> None:
     assert "left alone for 2 s" in str(busy)
     assert retry_after_of(QueueFull("full", 3.0)) == 3.0
     assert retry_after_of(UpstreamError("e", "down", 503)) is None
+    assert retry_after_of(QueueFull("full", 3)) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"), [(429, 7.0), (503, 7.0), (500, 7.0), (404, None), (None, None)]
+)
+def test_busy_are_those_that_refuse_for_want_of_time(
+    status: int | None, seconds: float | None
+) -> None:
+    assert busy_until(status, {"Retry-After": "7"}) == seconds
+    assert busy_until(status, {}) is None
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_openai_engine_tells_when_a_busy_server_has_time(
+    upstream: Any, ask: Ask, status: int
+) -> None:
+    async def chat(_: web.Request) -> web.StreamResponse:
+        body = b'{"error": {"message": "over the limit"}}'
+        return web.Response(status=status, body=body, headers={"Retry-After": "7"})
+
+    error = await upstream.failure(chat, ask())
+    assert isinstance(error, UpstreamBusy)
+    assert (error.status, error.retry_after_s) == (status, 7.0)
+    assert "over the limit" in str(error)

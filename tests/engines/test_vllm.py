@@ -20,7 +20,7 @@ from coe.engines.vllm_lora import VllmLoraEngine
 from coe.engines.vllm_trace import trace
 from coe.errors import ConfigError, EngineError, StartupError, UpstreamError
 from coe.experts import Expert, FlagValue, ScriptedSpec, VllmSpec
-from coe.scheduling.dispatcher import Mortal, Placed, Sleeper
+from coe.scheduling.abilities import Mortal, Placed, Sleeper
 from coe.types import GenerationRequest
 
 Ask = Callable[..., GenerationRequest]
@@ -56,7 +56,7 @@ async def test_a_server_is_started_asked_put_to_sleep_woken_and_found_dead(
     completion = await collect("e", engine.stream(ask("hello there")))
     assert completion.text == "e has read: hello there"
     assert await engine.sleep(5.0) == pytest.approx(0.1)
-    assert _state(engine) is EngineState.STOPPED
+    assert _state(engine) is EngineState.ASLEEP
     assert (await collect("e", engine.stream(ask("hello there")))).text == completion.text
     async with engine.running() as server:
         pid, token = server.pid, server.token
@@ -119,10 +119,24 @@ async def test_a_port_in_use_is_told_before_anything_starts(make: Make) -> None:
             await make(port=port).ensure_ready(5.0)
 
 
+async def test_a_socket_whose_path_is_too_long_is_told_with_the_remedy(tmp_path: Path) -> None:
+    expert = Expert("e", VllmSpec("m", FAKE, QUICK, uds=True))
+    engine = VllmEngine(expert, tmp_path / ("x" * 100), startup_timeout_s=30.0)
+    with pytest.raises(StartupError, match=r"'e'.*too long.*use a port, or a state folder nearer"):
+        await engine.ensure_ready(5.0)
+    await engine.stop(1.0)
+
+
 @pytest.mark.parametrize(
     ("says", "remedy"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory.", "lower the flag gpu-memory-utilization"),
+        ("ValueError: it is less than desired GPU memory utilization", "end what else uses"),
+        ("ValueError: No available memory for the cache blocks.", "raise gpu-memory-utilization"),
+        ("ValueError: To serve at least one request with", "lower the flag max-model-len"),
+        ("ValueError: Model architectures [X] are not supported for now.", "name a newer vLLM"),
+        ("SafetensorError: Error while deserializing header", "copy or download the model"),
+        ("RuntimeError: Cannot find any model weights with /m", "copy or download the model"),
         ("OSError: Repo id must be in the form", "correct the expert's model"),
         ("api_server.py: error: unrecognized arguments: --x", "correct the expert's flags"),
         ("No module named vllm", "command name the Python"),
@@ -137,9 +151,21 @@ async def test_a_failing_start_is_explained_by_its_log(make: Make, says: str, re
     assert str(caught.value).endswith(says)
 
 
+async def test_the_first_error_of_a_long_log_is_told_with_its_end(make: Make) -> None:
+    script = (
+        "echo '(Worker pid=7) ERROR 01-02 03:04:05 [x.py:9] RuntimeError: bad luck'; "
+        "i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done; "
+        "echo 'RuntimeError: Engine core initialization failed.'; exit 1"
+    )
+    with pytest.raises(StartupError) as caught:
+        await make(("/bin/sh", "-c", script)).ensure_ready(5.0)
+    assert "it began with RuntimeError: bad luck\n" in str(caught.value)
+    assert str(caught.value).endswith("Engine core initialization failed.")
+
+
 async def test_a_start_that_hangs_is_told_with_its_last_words(tmp_path: Path) -> None:
     spec = VllmSpec("m", ("/bin/sh", "-c", "echo loading weights; exec sleep 100"))
-    engine = VllmEngine(Expert("e", spec), tmp_path, startup_timeout_s=0.3)
+    engine = VllmEngine(Expert("e", spec), tmp_path, startup_timeout_s=1.5)
     with pytest.raises(StartupError, match=r"'e'(.|\n)*startup_timeout_s(.|\n)*loading weights"):
         await engine.ensure_ready(5.0)
     assert _state(engine) is EngineState.FAILED

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coe.composition import Composition
-from coe.engines.base import EngineState
+from coe.composition import Composition, Conduct
+from coe.engines.base import Engine, EngineState
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import StartupError
 from coe.eval.datasets import Grade, QuestionSet, load_outcomes, save_outcomes
 from coe.eval.live import Failure, LiveSettings, run_live, run_routed
 from coe.experts import Expert, ExpertPool, Price, ScriptedSpec
 from coe.routing import FloatArray, Router
+from coe.scheduling import Site, Tenant
+from coe.scheduling.dispatcher import Dispatcher
+from coe.scheduling.hosted import HostedEngine
+from coe.scheduling.planned import PlannedScheduler
+from coe.scheduling.planned_pool import PlannedPool
 from coe.types import Delta, GenerationRequest, Query, SamplingParams
 
 _QUESTIONS = QuestionSet(
@@ -256,7 +261,7 @@ async def test_slow_decisions_are_made_in_a_thread(decides_slowly: bool) -> None
     pool = ExpertPool((_SUMS, _PLACES))
     engines = {expert.id: ScriptedEngine(expert) for expert in pool}
     router = Router(Noting(pool), _Top(), pool)
-    composition = Composition(router, engines, decides_slowly=decides_slowly)
+    composition = Composition(router, engines, conduct=Conduct(decides_slowly=decides_slowly))
     run = await run_routed(composition, _QUESTIONS.queries, _QUESTIONS.grade)
     assert run.scores == [1.0, 1.0]
     assert threads == [not decides_slowly]
@@ -282,3 +287,71 @@ async def test_sampling_is_passed_on() -> None:
         LiveSettings(SamplingParams(max_tokens=5)),
     )
     assert {request.params.max_tokens for request in engine.requests} == {5}
+
+
+class _Starting(ScriptedEngine):
+    """Counts how often it was started."""
+
+    starts = 0
+
+    async def _start(self) -> None:
+        self.starts += 1
+
+
+def _planned(
+    pool: ExpertPool, make: type[_Starting] = _Starting
+) -> tuple[dict[str, _Starting], dict[str, Engine], PlannedPool]:
+    """Experts that are hosted, with room for one, their engines, and who is told of the plan.
+
+    `make` is for the first of them.
+    """
+    kinds: list[type[_Starting]] = [make, *[_Starting] * len(pool)]
+    inner = {expert.id: kind(expert) for expert, kind in zip(pool, kinds, strict=False)}
+    site = Site({"gpu": 1.0}, tuple(Tenant(id_, gib=1.0) for id_ in pool.ids))
+    dispatcher = Dispatcher(inner, lambda effects: PlannedScheduler(site, effects))
+    assert isinstance(dispatcher.scheduler, PlannedScheduler)
+    engines: dict[str, Engine] = {id_: HostedEngine(inner[id_], dispatcher) for id_ in pool.ids}
+    return inner, engines, PlannedPool(dispatcher, dispatcher.scheduler)
+
+
+async def test_planned_experts_are_loaded_once_whatever_is_asked() -> None:
+    other = Expert("other", ScriptedSpec({}, "Lima"))
+    pool = ExpertPool((_SUMS, _PLACES, other))
+    inner, engines, planned = _planned(ExpertPool((_SUMS, _PLACES)))
+    engines["other"] = ScriptedEngine(other)
+    counter = _Counter()
+    settings = LiveSettings(concurrency=1, planned=planned)
+    run = await run_live(engines, pool, _QUESTIONS.queries, _QUESTIONS.grade, settings, counter)
+    np.testing.assert_array_equal(run.table.scores, [[1, 0, 0], [0, 1, 1]])
+    assert counter.done == 6
+    assert [engine.starts for engine in inner.values()] == [1, 1]
+
+
+async def test_planned_routed_queries_begin_with_who_is_there() -> None:
+    pool = ExpertPool((_SUMS, _PLACES))
+    inner, engines, planned = _planned(pool)
+    await engines["places"].ensure_ready(5.0)
+    composition = Composition(Router(_ByCategory(pool), _Top(), pool), engines)
+    queries = tuple(
+        Query(("one", "Peru")[i % 2], f"q{i}", ("sums", "places")[i % 2]) for i in range(20)
+    )
+    questions = QuestionSet(
+        queries, {q.id: ("two", "Lima")[i % 2] for i, q in enumerate(queries)}, ("test",) * 20
+    )
+    settings = LiveSettings(planned=planned)
+    run = await run_routed(composition, queries, questions.grade, settings)
+    assert run.scores == [1.0] * 20
+    assert [engine.starts for engine in inner.values()] == [1, 1]
+
+
+async def test_planned_expert_that_cannot_start_is_a_failure_of_its_queries_alone() -> None:
+    class Broken(_Starting):
+        async def _start(self) -> None:
+            raise StartupError(self.expert_id, "no such model")
+
+    pool = ExpertPool((_SUMS, _PLACES))
+    _, engines, planned = _planned(pool, Broken)
+    settings = LiveSettings(planned=planned)
+    run = await run_live(engines, pool, _QUESTIONS.queries, _QUESTIONS.grade, settings)
+    np.testing.assert_array_equal(run.table.scores, [[np.nan, 0], [np.nan, 1]])
+    assert {failure.experts for failure in run.failures} == {("sums",)}

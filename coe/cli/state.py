@@ -1,0 +1,55 @@
+"""What a gateway keeps, opened as its configuration says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from coe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coe.config import Config
+    from coe.service.settings import ServiceSettings
+    from coe.store import Store
+
+
+def open_state(config: Config, say: Callable[[str], None]) -> Store | None:
+    """Raises `ConfigError`, which says what to change.
+
+    A gateway of which no state is wanted does without where another one has it open.
+    """
+    from coe.store import FOLDER, StoreSettings, open_store
+
+    told = config.gateway
+    redis_url = _redis_url(config)
+    kept = {} if told.cache_s is None else {"cache_ttl_s": told.cache_s}
+    try:
+        return open_store(
+            StoreSettings(path=config.state_dir / FOLDER, redis_url=redis_url, **kept)
+        )
+    except ConfigError as error:
+        if told.keys or told.cache_s is not None or redis_url is not None:
+            raise
+        say(f"warning: no files, batches and log of decisions here: {error}")
+        return None
+
+
+def settings_of(config: Config) -> ServiceSettings:
+    from coe.service.settings import ServiceSettings
+
+    return ServiceSettings(needs_key=config.gateway.keys, caches=config.gateway.cache_s is not None)
+
+
+def _redis_url(config: Config) -> str | None:
+    name = config.gateway.redis_url_env
+    if name is None:
+        return None
+    url = os.environ.get(name)
+    if not url:
+        raise ConfigError(
+            f"the environment variable {name} with the address of Redis is not set",
+            file=str(config.file),
+            key="gateway.redis_url_env",
+        )
+    return url
