@@ -32,13 +32,13 @@ class Catalog:
         self._created = int(time.time())
 
     async def list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pool = self._composition.router.pool
+        pool = self._composition.pool
         models = [self._routing(), *(self._expert(expert) for expert in pool)]
         await send_json(send, {"object": "list", "data": models})
 
     async def show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         model = str(scope["path_params"]["model"])
-        pool = self._composition.router.pool
+        pool = self._composition.pool
         if model == self._router_model:
             await send_json(send, self._routing())
         elif model in pool.ids:
@@ -50,8 +50,17 @@ class Catalog:
         router = self._composition.router
         return self._model(
             self._router_model,
-            {"kind": "router", "router": router.name, "experts": list(router.pool.ids)},
+            {
+                "kind": "router",
+                "router": router.name,
+                "experts": self._routed(),
+            },
         )
+
+    def _routed(self) -> list[str]:
+        """The experts that the router may choose and that have not been removed since."""
+        there = set(self._composition.pool.ids)
+        return [id_ for id_ in self._composition.router.pool.ids if id_ in there]
 
     def _expert(self, expert: Expert) -> dict[str, object]:
         return self._model(
@@ -100,7 +109,8 @@ class Health:
             "status": "ready",
             "router": router.name,
             "experts": {
-                id_: engine.state.value for id_, engine in self._composition.engines.items()
+                id_: self._composition.engines[id_].state.value
+                for id_ in self._composition.pool.ids
             },
         }
         try:

@@ -15,6 +15,8 @@ from math import ceil
 
 from starlette.exceptions import HTTPException
 
+from coe.engines.breaking import BreakerOpen
+from coe.engines.upstream_busy import UpstreamBusy, retry_after_of
 from coe.errors import (
     AdmissionError,
     BudgetExceeded,
@@ -22,17 +24,25 @@ from coe.errors import (
     ContextOverflow,
     DeadlineExceeded,
     EngineError,
+    ExpertRemoved,
     QueueFull,
+    RateLimited,
     RequestError,
     RoutingError,
+    ShuttingDown,
     StartupError,
+    StoreError,
     UnknownExpert,
     UpstreamError,
     UpstreamTimeout,
 )
 from coe.feedback_log import FeedbackFull, UnknownDecision
+from coe.store import BatchOver, FileTooLarge, UnknownBatch, UnknownFile
 
 logger = logging.getLogger("coe.service")
+
+_LONGEST_WAIT_S = 24 * 3600
+"""What an upstream asks for beyond this is no time to wait for."""
 
 
 class InvalidRequest(RequestError):
@@ -88,6 +98,15 @@ class NotJsonType(RequestError):
         )
 
 
+class KeyRefused(RequestError):
+    """No key, or none that opens this gateway."""
+
+    def __init__(self, is_given: bool) -> None:
+        given = "this API key is not known, has expired or was revoked"
+        missing = "send an API key, as 'Authorization: Bearer coe-…'"
+        super().__init__(f"{given if is_given else missing}; its operator makes keys")
+
+
 class FeedbackOff(RequestError):
     """This gateway keeps no feedback."""
 
@@ -95,6 +114,16 @@ class FeedbackOff(RequestError):
         super().__init__(
             "this gateway keeps no feedback; its operator turns it on by naming a file as "
             "`feedback` under `router` in experts.yaml"
+        )
+
+
+class ResponseNotFound(RequestError):
+    """A response that is unknown, forgotten or another tenant's."""
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"no response {response_id[:128]!r} is kept; create it with store=true, and ask soon",
+            param="response_id",
         )
 
 
@@ -119,17 +148,29 @@ TABLE: Mapping[type[CoeError], Kind] = {
     NotJsonType: Kind(415, "invalid_request_error", "unsupported_media_type"),
     ModelNotFound: Kind(404, "invalid_request_error", "model_not_found"),
     UnknownExpert: Kind(404, "invalid_request_error", "model_not_found"),
+    KeyRefused: Kind(401, "invalid_request_error", "invalid_api_key"),
     FeedbackOff: Kind(404, "invalid_request_error", "feedback_off"),
+    ResponseNotFound: Kind(404, "invalid_request_error", "response_not_found"),
     UnknownDecision: Kind(404, "invalid_request_error", "decision_not_found"),
+    UnknownFile: Kind(404, "invalid_request_error", "file_not_found"),
+    UnknownBatch: Kind(404, "invalid_request_error", "batch_not_found"),
+    BatchOver: Kind(409, "invalid_request_error", "batch_over"),
+    FileTooLarge: Kind(413, "invalid_request_error", "file_too_large"),
     RoutingError: Kind(500, "server_error", "routing_failed"),
     EngineError: Kind(502, "server_error", "upstream_error"),
     StartupError: Kind(503, "server_error", "expert_unavailable"),
     UpstreamError: Kind(502, "server_error", "upstream_error"),
     UpstreamTimeout: Kind(504, "server_error", "upstream_timeout"),
+    UpstreamBusy: Kind(503, "server_error", "expert_busy"),
+    BreakerOpen: Kind(503, "server_error", "expert_unavailable"),
+    ExpertRemoved: Kind(404, "invalid_request_error", "model_not_found"),
+    StoreError: Kind(503, "server_error", "state_unavailable"),
     AdmissionError: Kind(429, "rate_limit_error", "refused"),
     QueueFull: Kind(429, "rate_limit_error", "queue_full"),
+    RateLimited: Kind(429, "rate_limit_error", "rate_limit_exceeded"),
     FeedbackFull: Kind(507, "server_error", "feedback_full"),
     BudgetExceeded: Kind(402, "insufficient_quota", "budget_exceeded"),
+    ShuttingDown: Kind(503, "server_error", "shutting_down"),
     DeadlineExceeded: Kind(504, "server_error", "deadline_exceeded"),
 }
 
@@ -189,12 +230,18 @@ def _kind_of(error: Exception) -> Kind:
 def _told(error: CoeError, request_id: str) -> str:
     """The error's own words where they concern the caller, else what failed and no detail."""
     match error:
-        case UnknownExpert() | UpstreamTimeout():
+        case UnknownExpert() | ExpertRemoved() | UpstreamTimeout() | BreakerOpen():
             return str(error)
+        case StoreError():
+            return _public("what this request needs could not be read or kept", request_id)
         case RoutingError():
             return _public("no expert could be chosen", request_id)
         case StartupError():
             return _public(f"expert {error.expert_id!r} could not be started", request_id)
+        case UpstreamBusy():
+            wait_s = error.retry_after_s
+            busy = f"expert {error.expert_id!r} has no time for {wait_s:.3g} s; ask again then"
+            return _public(busy, request_id)
         case UpstreamError(status=int(status)):
             return _public(f"expert {error.expert_id!r} failed with status {status}", request_id)
         case EngineError():
@@ -212,8 +259,9 @@ def _envelope(message: str, kind: Kind, param: str | None = None) -> dict[str, d
 
 
 def _headers(error: CoeError) -> tuple[tuple[bytes, bytes], ...]:
-    if isinstance(error, QueueFull):
-        return ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
+    wait_s = retry_after_of(error)
+    if wait_s is not None:
+        return ((b"retry-after", b"%d" % max(1, ceil(min(wait_s, _LONGEST_WAIT_S)))),)
     if isinstance(error, BodyTooSlow):
         # The rest of the body may never come, and would stand before the next request.
         return ((b"connection", b"close"),)

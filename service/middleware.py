@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from uuid import uuid4
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, ErrorAnswer, answer_for
+from coe.service.notes import notes_of
 from coe.service.reply import extra_headers, request_header, send_json
 
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
@@ -71,6 +73,7 @@ class ErrorEnvelope:
                 await _send_answer(send, SHUTTING_DOWN)
             raise
         except Exception as error:  # noqa: BLE001  the last place before the client
+            notes_of(scope).failed(error)
             answer = answer_for(error, scope["coe.request_id"])
             if not is_started:
                 await _send_answer(send, answer)
@@ -79,25 +82,30 @@ class ErrorEnvelope:
 class BodyLimit:
     """Refuses a body over the limit, by its announced length or as soon as it has grown past it."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, by_path: Mapping[str, int] | None = None
+    ) -> None:
+        """`by_path`: paths with a limit of their own."""
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._by_path = by_path or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._by_path.get(scope["path"], self._max_body_bytes)
         announced = request_header(scope, b"content-length") or b""
-        if announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
-            raise BodyTooLarge(self._max_body_bytes)
+        if announced.isdigit() and int(announced[:20]) > most:
+            raise BodyTooLarge(most)
         n_bytes = 0
 
         async def counted_receive() -> Message:
             nonlocal n_bytes
             message = await receive()
             n_bytes += len(message.get("body", b""))
-            if n_bytes > self._max_body_bytes:
-                raise BodyTooLarge(self._max_body_bytes)
+            if n_bytes > most:
+                raise BodyTooLarge(most)
             return message
 
         await self._app(scope, counted_receive, send)

@@ -83,7 +83,13 @@ async def read_body(receive: Receive, max_bytes: int | None = None) -> bytes:
 async def send_json(
     send: Send, content: object, status: int = 200, headers: Iterable[Header] = ()
 ) -> None:
-    body = to_json(content)
+    await send_body(send, to_json(content), status, headers)
+
+
+async def send_body(
+    send: Send, body: bytes, status: int = 200, headers: Iterable[Header] = ()
+) -> None:
+    """A whole body that is JSON already."""
     await send(
         {
             "type": "http.response.start",

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,8 @@ from coe.errors import ConfigError
 from coe.service.chunks import error_event
 from coe.service.errors import SHUTTING_DOWN
 
+App = ASGIApp
+"""Whatever can be served."""
 OnStopping = Callable[[int, int], None]
 """Told how many requests still run and how many seconds they have."""
 
@@ -64,12 +67,21 @@ def server_for(
     `shutdown_timeout_s` after a signal, or at a second one, are cancelled.
     """
     requests = _Requests(app)
-    config = uvicorn.Config(
-        requests,
+    config = config_for(requests, "on", shutdown_timeout_s)
+    stopping = None if on_stopping is None else lambda n: on_stopping(n, shutdown_timeout_s)
+    return _Server(config, requests, on_ready, stopping)
+
+
+def config_for(
+    app: ASGIApp, lifespan: Literal["on", "off"], shutdown_timeout_s: int
+) -> uvicorn.Config:
+    """How uvicorn is to serve anything of ours."""
+    return uvicorn.Config(
+        app,
         loop="uvloop",
         http="httptools",
         ws="none",
-        lifespan="on",
+        lifespan=lifespan,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -79,8 +91,6 @@ def server_for(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=shutdown_timeout_s,
     )
-    stopping = None if on_stopping is None else lambda n: on_stopping(n, shutdown_timeout_s)
-    return _Server(config, requests, on_ready, stopping)
 
 
 def run(

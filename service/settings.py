@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from coe.service.request_limits import RequestLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +16,9 @@ class ServiceSettings:
     max_body_bytes: int = 8 * 1024 * 1024
     request_timeout_s: float = 600.0
     """Longest that one request may take in all: arriving, routing, loading and generating."""
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    """How much one request may ask for."""
+    needs_key: bool = False
+    """Whether every request needs a key of the store's."""
+    caches: bool = False
+    """Whether an answer is kept and told again to the same tenant for the same request."""

@@ -8,62 +8,20 @@ honours yet are refused by name unless they say what holds anyway; what cannot c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic import ValidationError as Invalid
 from pydantic_core import PydanticCustomError
 
+from coe.errors import nearest
+from coe.service.control import MOST_EXPERTS, MOST_URGENT, UNSAID, Control
 from coe.service.errors import InvalidRequest
+from coe.service.unsupported import refuse_unsupported
 from coe.types import GenerationRequest, Message, Role, SamplingParams
 
-# Field → the values that change nothing. Null never does.
-_UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "modalities": (["text"],),
-    "audio": (),
-    "n": (1,),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "reasoning_effort": (),
-    "verbosity": (),
-    "web_search_options": (),
-    # What vLLM and its kin add to the protocol.
-    "top_k": (-1, 0),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
-    "use_beam_search": (False,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "prompt_logprobs": (0,),
-    "echo": (False,),
-    "continue_final_message": (False,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-}
-_UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[object, ...]] = {
-    "tool_calls": ([],),
-    "function_call": (),
-    "audio": (),
-}
 _MAX_MODEL_CHARS = 256
 _MAX_KEY_CHARS = 256
 COMPLETION_PREFIX = "chatcmpl-"
@@ -80,6 +38,14 @@ class ChatCall:
     is_streamed: bool
     wants_usage: bool
     """Whether a stream ends with a chunk of token counts."""
+    control: Control = UNSAID
+    complaint: InvalidRequest | None = None
+    """Why only an expert that passes bytes through can answer; None: everybody can."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Longest that the client waits for the whole answer, from the arrival of its request."""
+        return self.control.timeout_s
 
 
 def _joined(content: object) -> object:
@@ -118,6 +84,23 @@ class _StreamOptions(_Wire):
     include_usage: bool | None = None
 
 
+class _Control(BaseModel):
+    # Ours and not the protocol's: whoever writes it means it, so that nothing in it goes unread.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    priority: int | None = Field(None, ge=-MOST_URGENT, le=MOST_URGENT)
+    timeout_s: float | None = Field(None, gt=0)
+    experts: list[str] | None = Field(None, min_length=1, max_length=MOST_EXPERTS)
+    policy: str | None = Field(None, min_length=1, max_length=256)
+    affinity: str | None = Field(None, min_length=1, max_length=_MAX_KEY_CHARS)
+    cache: Literal["use", "skip"] | None = None
+
+    def control(self) -> Control:
+        experts = None if self.experts is None else tuple(dict.fromkeys(self.experts))
+        skips = None if self.cache is None else self.cache == "skip"
+        return Control(self.priority, self.timeout_s, experts, self.policy, self.affinity, skips)
+
+
 _Stops = Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(max_length=4)]
 
 
@@ -125,9 +108,14 @@ def _as_list(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
+class _AnyMessage(_Wire):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Any = None
+
+
 class _ChatRequest(_Wire):
     model: str = Field(min_length=1, max_length=_MAX_MODEL_CHARS)
-    messages: list[_Message] = Field(min_length=1)
+    messages: list[_AnyMessage] = Field(min_length=1)
     # An absent temperature is greedy, unlike OpenAI's 1: answers repeat unless asked not to.
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -138,6 +126,7 @@ class _ChatRequest(_Wire):
     prompt_cache_key: str | None = Field(None, min_length=1, max_length=_MAX_KEY_CHARS)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    coe: _Control | None = None
 
     def sampling(self) -> SamplingParams:
         return SamplingParams(
@@ -149,28 +138,58 @@ class _ChatRequest(_Wire):
         )
 
 
-def read_chat(body: bytes) -> ChatCall:
-    """Raises `InvalidRequest`, which names the field that is wrong, and nothing else."""
+class _PlainMessages(_Wire):
+    messages: list[_Message]
+
+
+def read_chat(body: bytes, control: Control = UNSAID) -> ChatCall:
+    """A request that any expert can answer, in text alone.
+
+    Raises `InvalidRequest`, which names the field that is wrong, and nothing else. `control`: what
+    holds where the body does not say.
+    """
     raw = _json_object(body)
-    _refuse_unsupported(raw)
-    try:
-        request = _ChatRequest.model_validate(raw)
-    except Invalid as error:
-        raise _complaint(error) from None
+    refuse_unsupported(raw)
+    call = read_fields(raw, control)
+    return replace(call, generation=replace(call.generation, messages=plain_messages(raw)))
+
+
+def read_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> ChatCall:
+    """All but the messages, of which only the roles are looked at. Raises `InvalidRequest`."""
+    request = _validated(_ChatRequest, raw)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest(
             "stream_options is only allowed together with stream=true", param="stream_options"
         )
     options = request.stream_options or _StreamOptions()
-    messages = tuple(Message(_role(said.role), said.content) for said in request.messages)
+    if request.coe is not None:
+        control = request.coe.control().over(control)
+    session = control.affinity or request.prompt_cache_key
     return ChatCall(
         model=request.model,
         generation=GenerationRequest(
-            messages, request.sampling(), session=request.prompt_cache_key
+            (), request.sampling(), session=session, priority=control.priority or 0
         ),
         is_streamed=bool(request.stream),
         wants_usage=bool(options.include_usage),
+        control=control,
     )
+
+
+def plain_messages(raw: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The messages where they are text alone; else raises `InvalidRequest`."""
+    plain = _validated(_PlainMessages, raw)
+    return tuple(Message(_role(said.role), said.content) for said in plain.messages)
+
+
+_Read = TypeVar("_Read", bound=BaseModel)
+
+
+def _validated(model: type[_Read], raw: Mapping[str, Any]) -> _Read:
+    try:
+        return model.model_validate(raw)
+    except Invalid as error:
+        raise _complaint(error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,31 +240,6 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return raw
 
 
-def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
-    _refuse(raw, _UNSUPPORTED, "")
-    messages = raw.get("messages")
-    for index, message in enumerate(messages if isinstance(messages, list) else ()):
-        if isinstance(message, dict):
-            _refuse(message, _UNSUPPORTED_IN_MESSAGE, f"messages[{index}].")
-
-
-def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], place: str) -> None:
-    for name in refused.keys() & raw.keys():
-        neutral = refused[name]
-        if raw[name] is None or raw[name] in neutral:
-            continue
-        instead = f"leave it out or send {_shown(neutral[0])}" if neutral else "leave it out"
-        raise InvalidRequest(
-            f"{place}{name} is not supported by this gateway as it is given; {instead}",
-            param=f"{place}{name}",
-            code="unsupported_parameter",
-        )
-
-
-def _shown(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
 def _role(wire_role: Literal["system", "developer", "user", "assistant"]) -> Role:
     return "system" if wire_role == "developer" else wire_role
 
@@ -263,9 +257,17 @@ def _complaint(error: Invalid) -> InvalidRequest:
     elif kind == "unsupported_value":
         code = kind
     elif kind == "extra_forbidden":
-        known = ", ".join(_FeedbackRequest.model_fields)
-        return InvalidRequest(f"{param} is not taken, only {known}", param=param, code=code)
+        return InvalidRequest(_not_taken(first["loc"]), param=param, code=code)
     return InvalidRequest(f"{param}: {first['msg']}", param=param, code=code)
+
+
+def _not_taken(location: tuple[int | str, ...]) -> str:
+    """Of the two places where nothing may go unread."""
+    is_ours = location[0] == "coe"
+    known = (_Control if is_ours else _FeedbackRequest).model_fields
+    guess = nearest(str(location[-1]), known) if is_ours else None
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    return f"{_path(location)} is not taken, only {', '.join(known)}{hint}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:

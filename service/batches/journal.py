@@ -2,7 +2,8 @@
 
 The journal lies beside the output until that is whole. Killed at any moment, a run loses no
 line that was written and repeats only what was in flight; a line that was cut is passed over.
-In memory are only the places of the lines.
+Of a request that several experts answer, what each of them said is a line of its own, a part, until
+the request is finished. In memory are only the places of the lines.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,8 @@ class Journal:
         self._places: dict[str, tuple[int, int]] = {}
         """Where in the journal a line begins, and its length without the break."""
         self._failed: set[str] = set()
+        self._parts: dict[str, dict[str, tuple[int, int]]] = {}
+        """Of requests that are not finished: expert → its part."""
 
     def __enter__(self) -> Self:
         if self._out.exists() and self._request_ids is None:
@@ -91,6 +94,24 @@ class Journal:
         """
         self._note(custom_id, self._append(line), line)
 
+    def add_part(self, custom_id: str, expert_id: str, part: Mapping[str, object]) -> None:
+        """What one expert answered. Raises as `add`."""
+        line = to_json({"custom_id": custom_id, "expert": expert_id, "part": part})
+        begin = self._append(line)
+        self._parts.setdefault(custom_id, {})[expert_id] = (begin, len(line))
+
+    def part(self, custom_id: str, expert_id: str) -> Mapping[str, object] | None:
+        """None if that expert has not answered it, or the request is finished."""
+        place = self._parts.get(custom_id, {}).get(expert_id)
+        if place is None:
+            return None
+        part = (_parsed(os.pread(self._handle, place[1], place[0])) or {}).get("part")
+        return part if isinstance(part, dict) else None
+
+    def experts_heard(self, custom_id: str) -> Collection[str]:
+        """Those whose parts there are."""
+        return self._parts.get(custom_id, {}).keys()
+
     def sync(self) -> None:
         """Blocks until what was added is on the disk."""
         os.fsync(self._handle)
@@ -103,17 +124,22 @@ class Journal:
 
     def finish(self, order: Sequence[str]) -> None:
         """Writes the output, one line for each id in this order, and takes the journal away."""
-        handle, name = tempfile.mkstemp(prefix=f".{self._out.name}.", dir=self._out.parent)
+        self.write(self._out, order)
+        self._file.unlink()
+
+    def write(self, file: Path, order: Sequence[str], more: Iterable[bytes] = ()) -> None:
+        """The lines of these ids and then more, as a file that is on the disk or is not there."""
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(self._line(custom_id) + b"\n" for custom_id in order)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self._out)
+            with os.fdopen(handle, "wb") as written:
+                written.writelines(self._line(custom_id) + b"\n" for custom_id in order)
+                written.writelines(line + b"\n" for line in more)
+                written.flush()
+                os.fsync(written.fileno())
+            os.replace(name, file)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        self._file.unlink()
 
     def _line(self, custom_id: str) -> bytes:
         begin, length = self._places[custom_id]
@@ -133,8 +159,11 @@ class Journal:
                 file=str(self._out),
             )
         for begin, line in lines:
-            custom_id = (_parsed(line) or {}).get("custom_id")
-            if isinstance(custom_id, str):
+            parsed = _parsed(line) or {}
+            custom_id, expert_id = parsed.get("custom_id"), parsed.get("expert")
+            if isinstance(custom_id, str) and isinstance(expert_id, str):
+                self._parts.setdefault(custom_id, {})[expert_id] = (begin, len(line))
+            elif isinstance(custom_id, str):
                 self._note(custom_id, begin, line.removesuffix(b"\n"))
         size = os.fstat(self._handle).st_size
         if os.pread(self._handle, 1, size - 1) != b"\n":
@@ -168,9 +197,10 @@ class Journal:
     def _note(self, custom_id: str, begin: int, line: bytes) -> None:
         self._places[custom_id] = (begin, len(line))
         if _is_error(line):
-            self._failed.add(custom_id)
+            self._failed.add(custom_id)  # Its parts are of use if it is asked again.
         else:
             self._failed.discard(custom_id)
+            self._parts.pop(custom_id, None)
 
     def _append(self, line: bytes) -> int:
         """Where it begins."""

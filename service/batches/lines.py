@@ -8,24 +8,56 @@ https://platform.openai.com/docs/guides/batch: a request is `{"custom_id", "meth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from coe.composition import Answering
 from coe.errors import DatasetError, nearest
-from coe.service.chunks import completion_body
+from coe.service.bounds import check_bounds, check_nesting
+from coe.service.completions import read_completions_call
+from coe.service.control import UNSAID, Control
+from coe.service.embeddings import read_embeddings_call
 from coe.service.errors import InvalidRequest, answer_for
+from coe.service.generation import Read, read_chat_call, wish_of
 from coe.service.reply import to_json
-from coe.service.wire import ChatCall, read_chat
-from coe.types import Completion
+from coe.service.request_limits import RequestLimits
+from coe.service.telling import Telling
+from coe.service.wire import ChatCall
+from coe.wishes import Wish
 
 URL = "/v1/chat/completions"
+READS: Mapping[str, Read] = {
+    URL: read_chat_call,
+    "/v1/completions": read_completions_call,
+    "/v1/embeddings": read_embeddings_call,
+}
+"""How the body of a line is read, by its url."""
 _MOST_TOLD = 5
+_MOST_ID_CHARS = 512
 _KEYS = ("custom_id", "method", "url", "body")
+_NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+Passing = Callable[[str], Collection[str]]
+"""A route → the experts that take its requests as they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineRules:
+    """What the lines of a file may say."""
+
+    models: Sequence[str] | None
+    """The first of them routes. None: nobody looks whether there is such a model."""
+    urls: Collection[str] = tuple(READS)
+    passing: Passing | None = None
+    """None: nobody looks whether there is an expert for what only its own server understands."""
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    tenant: str = ""
+    """Who asks."""
+    experts: tuple[str, ...] | None = None
+    """Whom alone they may ask; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +68,35 @@ class BatchRequest:
     request_id: str
     """Of the line: the same each time it is run, and another if anything of it is changed."""
     call: ChatCall
+    telling: Telling
+    wish: Wish
+    n_bytes: int
+    """Of the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongLine:
+    """What is wrong with a line; `code` and `param` as OpenAI's API tells errors."""
+
+    number: int
+    """From 1."""
+    message: str
+    code: str
+    param: str | None = None
+
+    def __str__(self) -> str:
+        return f"line {self.number}: {self.message}"
 
 
 class BatchFile:
     """The requests of a file that was checked, in order. In memory are only their places."""
 
     def __init__(
-        self, file: Path, models: Collection[str], places: Mapping[str, tuple[int, str]]
+        self, file: Path, rules: LineRules, places: Mapping[str, tuple[int, str]]
     ) -> None:
         """`places`: by custom id, where its line begins, and its request id."""
         self._file = file
-        self._models = models
+        self._rules = rules
         self._places = places
 
     def __len__(self) -> int:
@@ -71,45 +121,76 @@ class BatchFile:
         line = file.readline()
         if _request_id(line) != request_id:
             raise DatasetError(f"{self._file}: was changed while it was being answered")
-        return _request(line, self._models)
+        return _request(line, self._rules)
 
 
-def read_requests(file: Path, models: Collection[str]) -> BatchFile:
+def read_requests(
+    file: Path, models: Sequence[str], passing: Passing | None = None
+) -> BatchFile:
     """Checks every request of the file; blank lines are passed over.
 
     Nothing is asked of a file with a wrong line in it: raises `DatasetError` that names the first
     few of them by number.
     """
-    wrong: list[str] = []
+    requests, wrong = check_requests(file, LineRules(models, passing=passing), _MOST_TOLD)
+    if wrong:
+        raise DatasetError(f"{file}: " + "; ".join(map(str, wrong)))
+    if not len(requests):
+        raise DatasetError(f"{file}: holds no request")
+    return requests
+
+
+def check_requests(
+    file: Path, rules: LineRules, most_wrong: int, most_requests: int | None = None
+) -> tuple[BatchFile, list[WrongLine]]:
+    """The requests that are right, and the first lines that are wrong; a request too many is one.
+
+    Raises `DatasetError` if the file cannot be read.
+    """
+    wrong: list[WrongLine] = []
     places: dict[str, tuple[int, str]] = {}
     for number, begin, line in _lines(file):
         try:
-            request = _request(line, models)
+            request = _request(line, rules)
+            _check_model(request.call, rules)
             if request.custom_id in places:
-                raise ValueError(f"custom_id {request.custom_id!r} was used before")
+                told = f"custom_id {request.custom_id!r} was used before"
+                raise InvalidRequest(told, param="custom_id", code="duplicate_custom_id")
+            if len(places) == most_requests:
+                told = f"is one request too many: a batch has at most {most_requests}; split it"
+                raise InvalidRequest(told, code="too_many_requests")
             places[request.custom_id] = (begin, request.request_id)
-        except ValueError as error:
-            wrong.append(f"line {number}: {error}")
-            if len(wrong) == _MOST_TOLD:
+        except InvalidRequest as error:
+            wrong.append(WrongLine(number, str(error), error.code, error.param))
+            if len(wrong) == most_wrong or error.code == "too_many_requests":
                 break
-    if wrong:
-        raise DatasetError(f"{file}: " + "; ".join(wrong))
-    if not places:
-        raise DatasetError(f"{file}: holds no request")
-    return BatchFile(file, models, places)
+    return BatchFile(file, rules, places), wrong
 
 
-def answer_line(request: BatchRequest, answer: Answering, model: str, whole: Completion) -> bytes:
-    """The line of an answer; `coe` in its body names who gave it."""
-    body = completion_body(f"chatcmpl-{request.request_id}", model, whole)
-    body["coe"] = {"experts": answer.decision.experts, "router": answer.decision.router}
-    return _line(request, 200, body)
+def answer_line(request: BatchRequest, body: bytes, told: Mapping[str, object]) -> bytes:
+    """The line of an answer; what is `told` of it is under `coe` in its body.
+
+    The body stays as it is otherwise. Raises ValueError if it is no JSON object.
+    """
+    if not isinstance(orjson.loads(body), dict):
+        raise ValueError("not a JSON object")
+    # JSON has breaks only between its tokens, and a line has none.
+    inner = body.translate(_NO_BREAKS).strip()[1:-1].strip()
+    separator = b"," if inner else b""
+    joined = b"{" + inner + separator + b'"coe":' + to_json(told) + b"}"
+    return _line(request, 200, orjson.Fragment(joined))
 
 
 def error_line(request: BatchRequest, error: Exception) -> bytes:
     """The line of a request that could not be answered, as the gateway would have told it."""
     told = answer_for(error, request.request_id)
     return _line(request, told.status, told.envelope)
+
+
+def unasked_line(custom_id: str, request_id: str, code: str, message: str) -> bytes:
+    """The line of a request that nobody was asked, because its batch came to an end."""
+    error = {"code": code, "message": message}
+    return to_json({"id": request_id, "custom_id": custom_id, "response": None, "error": error})
 
 
 def _line(request: BatchRequest, status: int, body: object) -> bytes:
@@ -137,43 +218,97 @@ def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DatasetError(f"{file}: cannot be read: {error}") from None
 
 
-def _request(line: bytes, models: Collection[str]) -> BatchRequest:
-    """Raises ValueError that says what is wrong."""
-    raw = _object(line)
-    custom_id = raw["custom_id"]
-    if not isinstance(custom_id, str) or not custom_id:
-        raise ValueError("custom_id must be a string that is not empty")
-    if raw["method"] != "POST" or raw["url"] != URL:
-        raise ValueError(f"only POST {URL} is known, not {raw['method']} {raw['url']}")
+def _request(line: bytes, rules: LineRules) -> BatchRequest:
+    """Raises `InvalidRequest`."""
+    raw = _object(line, rules.limits)
+    custom_id, body = raw["custom_id"], raw["body"]
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= _MOST_ID_CHARS:
+        told = f"custom_id must be a string of 1 to {_MOST_ID_CHARS} characters"
+        raise InvalidRequest(told, param="custom_id")
+    if raw["method"] != "POST" or raw["url"] not in rules.urls:
+        told = f"only POST {' or '.join(rules.urls)} is known, not {raw['method']} {raw['url']}"
+        raise InvalidRequest(told, param="url", code="mismatched_endpoint")
     try:
-        call = read_chat(orjson.dumps(raw["body"]))
+        call, telling, wish = _read(body, raw["url"], rules)
     except InvalidRequest as error:
-        raise ValueError(f"body: {error}") from None
-    if call.model not in models:
-        guess = nearest(call.model, models)
-        hint = f"; did you mean {guess!r}?" if guess else ""
-        raise ValueError(f"body: no model {call.model!r} (known: {', '.join(models)}){hint}")
-    if call.is_streamed:
-        raise ValueError("body: stream cannot be true in a batch")
+        param = "body" if error.param is None else f"body.{error.param}"
+        raise InvalidRequest(f"body: {error}", param=param, code=error.code) from None
     generation = replace(call.generation, id=call.generation.id or custom_id)
-    return BatchRequest(custom_id, _request_id(line), replace(call, generation=generation))
+    call = replace(call, generation=generation)
+    return BatchRequest(custom_id, _request_id(line), call, telling, wish, len(line))
+
+
+def _read(body: object, url: str, rules: LineRules) -> tuple[ChatCall, Telling, Wish]:
+    if not isinstance(body, dict):
+        raise InvalidRequest("must be a JSON object", code="invalid_type")
+    check_bounds(body, rules.limits)
+    call, telling = READS[url](body, UNSAID, rules.tenant)
+    if call.is_streamed:
+        raise InvalidRequest("stream cannot be true in a batch", param="stream")
+    if call.timeout_s is not None:
+        raise InvalidRequest("coe.timeout_s has no meaning in a batch", param="coe.timeout_s")
+    is_named = call.control.affinity is not None or body.get("prompt_cache_key") is not None
+    if not is_named:
+        # Lines that begin alike are no conversation.
+        call = replace(call, generation=replace(call.generation, session=None))
+    return call, telling, wish_of(_within(call.control, rules.experts))
+
+
+def _within(control: Control, experts: tuple[str, ...] | None) -> Control:
+    if experts is None:
+        return control
+    wished = control.experts
+    left = experts if wished is None else tuple(id_ for id_ in wished if id_ in experts)
+    if not left:
+        raise InvalidRequest("this key may ask none of these experts", param="coe.experts")
+    return replace(control, experts=left)
+
+
+def _check_model(call: ChatCall, rules: LineRules) -> None:
+    """Whether there is somebody for it, now: not looked at again when the line is."""
+    if rules.models is None:
+        return
+    if call.model not in rules.models:
+        guess = nearest(call.model, rules.models)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        told = f"body: no model {call.model!r} (known: {', '.join(rules.models)}){hint}"
+        raise InvalidRequest(told, param="body.model", code="model_not_found")
+    if rules.passing is not None:
+        try:
+            check_able(call, rules.models[0], rules.passing)
+        except InvalidRequest as error:
+            raise InvalidRequest(
+                f"body: {error}", param=f"body.{error.param}", code=error.code
+            ) from None
+
+
+def check_able(call: ChatCall, routed_model: str, passing: Passing) -> None:
+    """Raises the call's complaint if nobody whom it may be put to can answer it as it is."""
+    raw = call.generation.raw
+    if call.complaint is None or raw is None:
+        return
+    able = passing(raw.route)
+    if not able or (call.model != routed_model and call.model not in able):
+        raise call.complaint
 
 
 def _request_id(line: bytes) -> str:
     return "batch_req_" + hashlib.sha256(line.strip()).hexdigest()[:24]
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _object(line: bytes, limits: RequestLimits) -> dict[str, Any]:
+    check_nesting(line, limits.max_depth + 1)
     try:
         raw = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise InvalidRequest(f"not JSON: {error}", code="invalid_json_line") from None
     if not isinstance(raw, dict):
-        raise ValueError("must be a JSON object")
+        raise InvalidRequest("must be a JSON object", code="invalid_json_line")
     for key in _KEYS:
         if key not in raw:
-            raise ValueError(f"{key} is missing")
+            raise InvalidRequest(f"{key} is missing", param=key, code="missing_parameter")
     for key in raw:
         if key not in _KEYS:
-            raise ValueError(f"unknown key {key!r} (known: {', '.join(_KEYS)})")
+            known = ", ".join(_KEYS)
+            raise InvalidRequest(f"unknown key {key!r} (known: {known})", param=key)
     return raw

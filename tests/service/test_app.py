@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from coe.composition import Composition
+from coe.composition import Composition, Conduct
 from coe.engines.base import EngineState
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import ConfigError, QueueFull, StartupError, UpstreamError, UpstreamTimeout
@@ -249,7 +249,9 @@ async def test_a_web_page_is_not_granted_a_preflight(client: httpx.AsyncClient) 
 def composed(scorer: Any, decides_slowly: bool = False) -> Composition:
     pool = ExpertPool((Expert("a", ScriptedSpec()),))
     engines = {"a": ScriptedEngine(pool.experts[0])}
-    return Composition(Router(scorer, TopK(1), pool), engines, decides_slowly=decides_slowly)
+    return Composition(
+        Router(scorer, TopK(1), pool), engines, conduct=Conduct(decides_slowly=decides_slowly)
+    )
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/readyz")])

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from coe import errors
+from coe.engines.breaking import BreakerOpen
+from coe.engines.upstream_busy import UpstreamBusy
 from coe.errors import (
     BudgetExceeded,
     CoeError,
@@ -14,11 +16,15 @@ from coe.errors import (
     DatasetError,
     DeadlineExceeded,
     EngineError,
+    ExpertRemoved,
     PoolMismatch,
     QueueFull,
+    RateLimited,
     RequestError,
     RoutingError,
+    ShuttingDown,
     StartupError,
+    StoreError,
     UnknownExpert,
     UpstreamError,
     UpstreamTimeout,
@@ -58,7 +64,13 @@ INVALID = "invalid_request_error"
         (StartupError("e", "no"), 503, "server_error", "expert_unavailable", None),
         (UpstreamError("e", "no", 429), 502, "server_error", "upstream_error", None),
         (UpstreamTimeout("e", 3), 504, "server_error", "upstream_timeout", None),
+        (UpstreamBusy("e", "no", 429, 3.0), 503, "server_error", "expert_busy", None),
+        (BreakerOpen("e", "failed", 3.0), 503, "server_error", "expert_unavailable", None),
+        (ExpertRemoved("e"), 404, INVALID, "model_not_found", None),
         (QueueFull("busy", 2.2), 429, "rate_limit_error", "queue_full", None),
+        (RateLimited("often", 2.2), 429, "rate_limit_error", "rate_limit_exceeded", None),
+        (ShuttingDown("bye"), 503, "server_error", "shutting_down", None),
+        (StoreError("disk"), 503, "server_error", "state_unavailable", None),
         (BudgetExceeded("spent"), 402, "insufficient_quota", "budget_exceeded", None),
         (DeadlineExceeded("late"), 504, "server_error", "deadline_exceeded", None),
     ],
@@ -81,7 +93,9 @@ def test_answer_tells_errors_raised_on_purpose(
         ModelNotFound("gpt", ("coe",)),
         UnknownExpert("x", ("y",)),
         UpstreamTimeout("e", 3),
+        BreakerOpen("e", "failed 8 of its last 10 requests", 2.2),
         QueueFull("busy", 2.2),
+        ShuttingDown("the gateway is shutting down"),
         BudgetExceeded("spent"),
         DeadlineExceeded("late"),
     ],
@@ -96,6 +110,11 @@ def test_answer_tells_the_caller_what_is_the_callers_to_change(error: CoeError) 
         (StartupError("e", "no file secret.gguf"), "expert 'e' could not be started"),
         (UpstreamError("e", "http://u:secret@h said no", 401), "expert 'e' failed with status 401"),
         (UpstreamError("e", "secret broke off"), "expert 'e' failed"),
+        (
+            UpstreamBusy("e", "key secret is over its limit", 429, 2.5),
+            "expert 'e' has no time for 2.5 s; ask again then",
+        ),
+        (StoreError("/var/secret.db is full"), "what this request needs could not be read or kept"),
         (EngineError("e", "secret is silent"), "expert 'e' failed"),
         (RoutingError("scores of secret.npz are not finite"), "no expert could be chosen"),
         (PoolMismatch("secret.npz", 1, 2, "fit it again"), "no expert could be chosen"),
@@ -111,9 +130,14 @@ def test_answer_keeps_what_is_the_operators_for_the_log(
     assert str(error) in caplog.text
 
 
-@pytest.mark.parametrize(("wait_s", "header"), [(2.2, b"3"), (0.0, b"1")])
-def test_answer_for_a_full_queue_says_when_to_come_back(wait_s: float, header: bytes) -> None:
-    assert answer_for(QueueFull("busy", wait_s), "r1").headers == ((b"retry-after", header),)
+@pytest.mark.parametrize(("wait_s", "header"), [(2.2, b"3"), (0.0, b"1"), (1e300, b"86400")])
+def test_answer_for_a_refusal_of_time_says_when_to_come_back(wait_s: float, header: bytes) -> None:
+    for error in (
+        QueueFull("busy", wait_s),
+        BreakerOpen("e", "failed", wait_s),
+        UpstreamBusy("e", "later", 503, wait_s),
+    ):
+        assert answer_for(error, "r1").headers == ((b"retry-after", header),)
 
 
 @pytest.mark.parametrize(

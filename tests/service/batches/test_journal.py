@@ -175,3 +175,32 @@ def test_a_full_disk_leaves_no_half_of_a_line(
         assert not journal.done
         journal.add("b", _answer("b"))
     assert _journal_file(tmp_path).read_bytes().splitlines()[1:] == [_answer("b")]
+
+
+def test_parts_are_kept_until_their_request_is_answered(tmp_path: Path) -> None:
+    file = _input(tmp_path)
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        for custom_id in ("a", "b", "c"):
+            journal.add_part(custom_id, "sums", {"text": f"two {custom_id}"})
+        journal.add("a", _answer("a"))
+        journal.add("b", _answer("b", status=502))
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        assert sorted(journal.done) == ["a", "b"]
+        assert journal.part("a", "sums") is None
+        assert journal.part("b", "sums") == {"text": "two b"}
+        assert journal.part("c", "sums") == {"text": "two c"}
+        assert journal.part("c", "places") is None
+        assert [list(journal.experts_heard(id_)) for id_ in "abc"] == [[], ["sums"], ["sums"]]
+
+
+def test_part_that_was_cut_is_passed_over(tmp_path: Path) -> None:
+    file = _input(tmp_path)
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        journal.add_part("a", "sums", {"text": "two"})
+    whole = _journal_file(tmp_path).read_bytes()
+    _journal_file(tmp_path).write_bytes(whole[:-5])
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        assert journal.part("a", "sums") is None
+        journal.add_part("a", "sums", {"text": "three"})
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        assert journal.part("a", "sums") == {"text": "three"}

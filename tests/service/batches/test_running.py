@@ -12,19 +12,23 @@ import numpy as np
 import orjson
 import pytest
 
-from coe.composition import Composition
+from coe.aggregation import First
+from coe.composition import Composition, Conduct
+from coe.engines.base import Engine, collect
 from coe.engines.scripted import ScriptedEngine
 from coe.experts import Expert, ExpertPool, ScriptedSpec
 from coe.routers.policies import TopK
 from coe.routing import FloatArray, Router
-from coe.scheduling import Site, SwapScheduler, Tenant
+from coe.scheduling import Effects, Site, Tenant
 from coe.scheduling.dispatcher import Dispatcher
 from coe.scheduling.hosted import HostedEngine
+from coe.scheduling.planned import PlannedScheduler
+from coe.scheduling.planned_pool import PlannedPool
 from coe.service.batches import running
 from coe.service.batches.journal import Journal
 from coe.service.batches.lines import URL, read_requests
-from coe.service.batches.running import BatchSummary, run_batch
-from coe.types import Delta, GenerationRequest, Query
+from coe.service.batches.running import BatchRun, BatchSummary
+from coe.types import Completion, Delta, GenerationRequest, Query
 
 
 class ByLength:
@@ -49,21 +53,50 @@ class Counting(ScriptedEngine):
         self.starts += 1
 
 
-class Pool:
-    """Three experts and room for one."""
+class Gathering(First):
+    """Asks an expert to sum up what several have said."""
 
-    def __init__(self, **specs: ScriptedSpec) -> None:
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    async def aggregate(
+        self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
+    ) -> str:
+        written = await collect("w", self._engine.stream(request))
+        return " ".join(completion.text for _, completion in completions) + f": {written.text}"
+
+
+class Pool:
+    """Three experts and room for one; `k` answer a query, and then a fourth sums up."""
+
+    def __init__(self, k: int = 1, **specs: ScriptedSpec) -> None:
         experts = tuple(
-            Expert(id_, specs.get(id_, ScriptedSpec(default=f"{id_} says"))) for id_ in "abc"
+            Expert(id_, specs.get(id_, ScriptedSpec(default=f"{id_} says")))
+            for id_ in ("abc" if k == 1 else "abcw")
         )
         pool = ExpertPool(experts)
         self.inner = {expert.id: Counting(expert) for expert in experts}
         site = Site({"gpu": 1.0}, tuple(Tenant(id_, gib=1.0) for id_ in pool.ids))
-        dispatcher = Dispatcher(self.inner, lambda effects: SwapScheduler(site, effects))
+        schedulers: list[PlannedScheduler] = []
+
+        def make(effects: Effects) -> PlannedScheduler:
+            schedulers.append(PlannedScheduler(site, effects))
+            return schedulers[-1]
+
+        dispatcher = Dispatcher(self.inner, make)
+        self.planned = PlannedPool(dispatcher, schedulers[-1])
         engines = {id_: HostedEngine(engine, dispatcher) for id_, engine in self.inner.items()}
+        self.planned.writer = None if k == 1 else "w"
         self.composition = Composition(
-            Router(ByLength(pool.ids), TopK(1), pool), engines, failovers=0
+            Router(ByLength(pool.ids), TopK(k), pool),
+            engines,
+            None if k == 1 else Gathering(engines["w"]),
+            conduct=Conduct(failovers=0),
         )
+
+    def run(self) -> BatchRun:
+        return BatchRun(self.composition, "coe", self.planned)
 
     @property
     def starts(self) -> int:
@@ -89,9 +122,7 @@ async def _run(pool: Pool, folder: Path, file: Path, *, retry_failed: bool = Fal
     requests = read_requests(file, ("coe", "a", "b", "c"))
     request_ids = requests.request_ids if retry_failed else None
     with Journal(folder / "out.jsonl", file, request_ids) as journal:
-        return await run_batch(
-            pool.composition, requests, journal, "coe", retry_failed=retry_failed
-        )
+        return await pool.run().answer(requests, journal, retry_failed)
 
 
 async def test_each_expert_is_loaded_once_and_answers_come_in_order(tmp_path: Path) -> None:
@@ -132,7 +163,7 @@ async def test_a_failure_is_a_line_of_its_own(tmp_path: Path) -> None:
     dead = ScriptedSpec(default="b says", fail_after_tokens=0)
     requests = read_requests(file, ("coe", "a", "b", "c"))
     with Journal(tmp_path / "out.jsonl", file) as journal:
-        summary = await run_batch(Pool(b=dead).composition, requests, journal, "coe")
+        summary = await Pool(b=dead).run().answer(requests, journal)
     failed = [
         line
         for line in map(orjson.loads, (tmp_path / "out.jsonl").read_bytes().splitlines())
@@ -218,7 +249,7 @@ async def test_a_full_disk_is_told_as_itself_and_keeps_what_was_written(tmp_path
         pytest.raises(OSError, match="no room"),
         FullDisk(tmp_path / "out.jsonl", file) as journal,
     ):
-        await run_batch(Pool().composition, requests, journal, "coe")
+        await Pool().run().answer(requests, journal)
     assert (await _run(Pool(), tmp_path, file)).n_resumed == 3
 
 
@@ -242,7 +273,7 @@ async def test_lines_that_do_not_reach_the_disk_end_the_run(
         pytest.raises(OSError, match="bad disk"),
         BadDisk(tmp_path / "out.jsonl", file) as journal,
     ):
-        await run_batch(Pool(**slow).composition, requests, journal, "coe")
+        await Pool(1, **slow).run().answer(requests, journal)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -253,3 +284,63 @@ async def test_a_file_larger_than_the_window_is_answered_whole(
     summary = await _run(Pool(), tmp_path, _write(tmp_path, 12))
     assert (summary.n_requests, summary.n_failed) == (12, 0)
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 12
+
+
+def _answered(folder: Path) -> list[str]:
+    lines = map(orjson.loads, (folder / "out.jsonl").read_bytes().splitlines())
+    return [line["response"]["body"]["choices"][0]["message"]["content"] for line in lines]
+
+
+async def test_planned_batch_of_several_stages_loads_each_expert_once(tmp_path: Path) -> None:
+    pool = Pool(k=2)
+    summary = await _run(pool, tmp_path, _write(tmp_path, 60))
+    assert summary.n_failed == 0
+    assert pool.starts == 4
+    recruited = [text for text in _answered(tmp_path) if text != "c says"]
+    assert all(text.endswith(": w says") for text in recruited)
+
+
+async def test_batch_that_is_cut_between_stages_asks_nobody_twice(tmp_path: Path) -> None:
+    file = _write(tmp_path, 40)
+    pool = Pool(k=2, w=ScriptedSpec(default="w says", tokens_per_s=1e-3))
+    running = asyncio.ensure_future(_run(pool, tmp_path, file))
+    others = [pool.inner[id_] for id_ in "abc"]
+    while not pool.inner["w"].requests:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    n_asked = sum(len(engine.requests) for engine in others)
+    again = Pool(k=2)
+    await _run(again, tmp_path, file)
+    n_asked_again = sum(len(again.inner[id_].requests) for id_ in "abc")
+    whole = Pool(k=2)
+    (tmp_path / "whole").mkdir()
+    await _run(whole, tmp_path / "whole", file)
+    assert n_asked + n_asked_again == sum(len(whole.inner[id_].requests) for id_ in "abc")
+    assert n_asked > 0
+    assert _answered(tmp_path) == _answered(tmp_path / "whole")
+
+
+async def test_batch_in_windows_keeps_an_expert_from_one_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WINDOW", 7)
+    monkeypatch.setattr(running, "CHUNK", 4)
+    pool = Pool()
+    assert (await _run(pool, tmp_path, _write(tmp_path, 60))).n_failed == 0
+    assert pool.starts == 3
+
+
+async def test_batch_progress_counts_calls_swaps_and_residents(tmp_path: Path) -> None:
+    pool = Pool()
+    run = pool.run()
+    file = _write(tmp_path, 12)
+    before = run.progress
+    assert (before.share, before.standing.n_swaps_planned, before.n_done) == (0.0, 0, 0)
+    with Journal(tmp_path / "out.jsonl", file) as journal:
+        await run.answer(read_requests(file, ("coe", "a", "b", "c")), journal)
+    after = run.progress
+    assert (after.share, after.n_done, after.n_routed, after.n_tokens) == (1.0, 12, 12, 36)
+    assert (after.standing.n_swaps, after.standing.n_swaps_planned) == (3, 3)
+    assert len(after.standing.residents) == 1

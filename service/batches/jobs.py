@@ -1,0 +1,291 @@
+"""The batches of a gateway: taken on, gone on with after a restart, and brought to their end.
+
+Each is a task from its creation to its end, across restarts. What has been answered is in its
+journal, and its state in the store, where a step is written before it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coe.errors import CoeError, ConfigError, QueueFull, ShuttingDown, StoreError
+from coe.service.batches.journal import Journal
+from coe.service.batches.lines import BatchFile, LineRules, check_requests
+from coe.service.batches.objects import BatchCall, batch_error, batch_errors
+from coe.service.batches.paying import Payer
+from coe.service.batches.place import FOLDER, Place, sweep
+from coe.service.batches.settings import BatchSettings
+from coe.service.batches.sharing import SharedRun
+from coe.service.batches.turns import Turns
+from coe.service.errors import InvalidRequest
+from coe.service.gateway import Gateway
+from coe.store import ApiKey, BatchOver, BatchState, Store, StoredBatch
+
+_LOG = logging.getLogger("coe.service")
+PURPOSE = "batch"
+OUTPUT_PURPOSE = "batch_output"
+_MOST_ERRORS = 50
+_ASK_AGAIN_S = 60.0
+_TRY_AGAIN_S = 30.0
+
+Errors = Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    batch: StoredBatch
+    """As it was when this process took it on."""
+    place: Place
+    work: asyncio.Task[Errors] | None = None
+    life: asyncio.Task[None] | None = None
+    requests: BatchFile | None = None
+    is_cancelled: bool = False
+
+
+class BatchJobs:
+    """Belongs to one event loop. Between `start` and `stop` it works on what is not over."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        store: Store,
+        settings: BatchSettings = BatchSettings(),  # noqa: B008  frozen
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock`: the store's."""
+        self.store = store
+        self.settings = settings
+        self._gateway = gateway
+        self._clock = clock
+        self._folder = store.folder / FOLDER
+        self._turns = Turns(settings.max_running)
+        self._jobs: dict[str, _Job] = {}
+
+    async def start(self) -> None:
+        """Goes on with what an earlier process left. Raises `ConfigError`, `StoreError`."""
+        left = await self.store.batches.unfinished()
+        try:
+            await asyncio.to_thread(sweep, self._folder, {batch.id for batch in left})
+        except OSError as error:
+            problem = f"cannot be used for batches: {error}"
+            raise ConfigError(problem, file=str(self._folder)) from None
+        for batch in left:
+            self._begin(batch)
+
+    async def stop(self) -> None:
+        """Leaves everything as it is on the disk, to be gone on with."""
+        lives = [job.life for job in self._jobs.values() if job.life is not None]
+        for life in lives:
+            life.cancel()
+        await asyncio.gather(*lives, return_exceptions=True)
+
+    async def submit(self, tenant: str, key: ApiKey | None, call: BatchCall) -> StoredBatch:
+        """Takes a batch on. Raises `UnknownFile`, `InvalidRequest`, `QueueFull`, `StoreError`."""
+        n_unfinished = sum(job.batch.tenant == tenant for job in self._jobs.values())
+        if n_unfinished >= self.settings.max_unfinished:
+            raise QueueFull(f"{n_unfinished} batches are not over yet", _ASK_AGAIN_S)
+        file = await self.store.files.get(tenant, call.input_file_id)
+        if file.purpose != PURPOSE:
+            told = f"the file is of purpose {file.purpose!r}; upload it with purpose {PURPOSE!r}"
+            raise InvalidRequest(told, param="input_file_id")
+        path = await self.store.files.path(tenant, call.input_file_id)
+        batch = await self.store.batches.create(
+            tenant, call.input_file_id, call.endpoint, call.window, call.metadata
+        )
+        place = Place(self._folder, batch.id)
+        try:
+            await asyncio.to_thread(place.take, path, "" if key is None else key.id)
+        except OSError as error:
+            await self.store.batches.move(
+                batch.id, "failed", errors=batch_error("input_lost", "the file cannot be kept")
+            )
+            raise StoreError(f"{path} cannot be kept for a batch: {error}") from None
+        self._begin(batch)
+        return batch
+
+    async def cancel(self, tenant: str, batch_id: str) -> StoredBatch:
+        """What runs is cut off; what was answered is kept. Raises `UnknownBatch`, `BatchOver`."""
+        await self.store.batches.get(tenant, batch_id)
+        batch = await self.store.batches.move(batch_id, "cancelling")
+        job = self._jobs.get(batch_id)
+        if job is not None and not job.is_cancelled:
+            job.is_cancelled = True
+            if job.work is not None:
+                job.work.cancel()
+        return batch
+
+    def _begin(self, batch: StoredBatch) -> None:
+        job = self._jobs[batch.id] = _Job(batch, Place(self._folder, batch.id))
+        job.is_cancelled = batch.state == "cancelling"
+        job.life = asyncio.create_task(self._live(job))
+
+    async def _live(self, job: _Job) -> None:
+        try:
+            while not await self._is_over(job):
+                await asyncio.sleep(_TRY_AGAIN_S)
+        finally:
+            del self._jobs[job.batch.id]
+
+    async def _is_over(self, job: _Job) -> bool:
+        """Whether this process has no more to do with it. False: the disk did not take it now."""
+        try:
+            if job.is_cancelled:
+                await self._end(job, "cancelled")
+            else:
+                await self._work_to_its_end(job)
+        except ShuttingDown:
+            return True  # It is gone on with at the next start.
+        except (OSError, StoreError) as error:
+            _LOG.error("batch %s stands still: %s", job.batch.id, error)
+            return False
+        except Exception:
+            _LOG.exception("batch %s has failed", job.batch.id)
+            told = batch_error("internal_error", "the gateway failed; its log has the cause")
+            await self._end(job, "failed", told)
+        return True
+
+    async def _work_to_its_end(self, job: _Job) -> None:
+        work = job.work = asyncio.create_task(self._work(job))
+        try:
+            await asyncio.wait([work], timeout=max(0.0, job.batch.expires_s - self._clock()))
+            is_late = not work.done()
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+        if job.is_cancelled:
+            await self._end(job, "cancelled")
+        elif is_late:
+            await self._end(job, "expired")
+        else:
+            errors = work.result()
+            await self._end(job, "failed" if errors else "completed", errors)
+
+    async def _work(self, job: _Job) -> Errors:
+        """Answers what is left, when it is its turn. What keeps it from that is returned.
+
+        Raises `ShuttingDown`, `OSError` and `StoreError`.
+        """
+        batch, place = job.batch, job.place
+        async with self._turns.turn(batch.tenant):
+            if not await asyncio.to_thread(lambda: place.is_taken):
+                return batch_error("input_lost", "the gateway ended before it had the input")
+            key = await self._key(place)
+            if isinstance(key, CoeError):
+                return batch_error("invalid_api_key", str(key))
+            errors = await self._check(job, key)
+            if errors:
+                return errors
+            await self.store.batches.move(batch.id, "in_progress")
+            await self._answer(job, key)
+        return ()
+
+    async def _key(self, place: Place) -> ApiKey | None | CoeError:
+        """Whose budget it is; an error if that key opens the gateway no more."""
+        key_id = await asyncio.to_thread(lambda: place.key_id)
+        if not key_id:
+            return None
+        found = [key for key in await self.store.keys.all() if key.id == key_id]
+        if not found or not found[0].is_usable(self._clock()):
+            return ConfigError("the API key of this batch has expired or was revoked")
+        return found[0]
+
+    async def _check(self, job: _Job, key: ApiKey | None) -> Errors:
+        composition, batch = self._gateway.composition, job.batch
+        routed_model = self._gateway.settings.model_name
+        allowed = None if key is None else key.limits.experts
+        known = [id_ for id_ in composition.pool.ids if allowed is None or id_ in allowed]
+        is_new = batch.state == "validating"
+        rules = LineRules(
+            # What has been begun is gone on with; an expert that has gone is told line by line.
+            (routed_model, *known) if is_new else None,
+            (batch.endpoint,),
+            composition.passing if is_new else None,
+            self._gateway.settings.limits,
+            batch.tenant,
+            allowed,
+        )
+        requests, wrong = await asyncio.to_thread(
+            check_requests, job.place.input, rules, _MOST_ERRORS, self.settings.max_requests
+        )
+        if not wrong and not len(requests):
+            return batch_error("empty_file", "the file holds no request")
+        if not wrong:
+            job.requests = requests
+        return batch_errors(wrong)
+
+    async def _answer(self, job: _Job, key: ApiKey | None) -> None:
+        requests, batch = job.requests, job.batch
+        assert requests is not None  # they have been checked
+        payer = Payer(self._gateway, self.store, batch.tenant, key)
+        async with _opened(job.place.journal()) as journal:
+
+            def tell() -> None:
+                n_failed = len(journal.failed)
+                n_completed = len(journal.done) - n_failed
+                self.store.batches.count(batch.id, len(requests), n_completed, n_failed)
+
+            tell()
+            in_flight = self.settings.in_flight
+            await SharedRun(self._gateway, requests, journal, payer, in_flight, tell).answer()
+
+    async def _end(self, job: _Job, state: BatchState, errors: Errors = ()) -> None:
+        """Publishes what there is, and says that the batch is over."""
+        batches, batch = self.store.batches, job.batch
+        if state == "completed":
+            try:
+                await batches.move(batch.id, "finalizing")
+            except BatchOver:
+                state = "cancelled"
+        output_id, error_id = await self._publish(job, state)
+        try:
+            moved = partial(
+                batches.move, output_file_id=output_id, error_file_id=error_id, errors=errors
+            )
+            await moved(batch.id, state)
+        except BatchOver:
+            await moved(batch.id, "cancelled")  # Meanwhile it was.
+        await asyncio.to_thread(job.place.leave)
+
+    async def _publish(self, job: _Job, state: BatchState) -> tuple[str | None, str | None]:
+        """The ids of the files with answers and with failures, if there are such."""
+        batch = await self.store.batches.get(job.batch.tenant, job.batch.id)
+        if "in_progress" not in batch.times:
+            return None, None
+        requests = job.requests
+        if requests is None:
+            rules = LineRules(None, (batch.endpoint,), None, self._gateway.settings.limits)
+            requests, _ = await asyncio.to_thread(check_requests, job.place.input, rules, 1)
+        made = await asyncio.to_thread(job.place.publish, requests, state == "expired")
+        self.store.batches.count(batch.id, len(requests), made.n_completed, made.n_failed)
+        output_id = await self._adopted(batch, f"{batch.id}_output.jsonl", made.output)
+        return output_id, await self._adopted(batch, f"{batch.id}_error.jsonl", made.errors)
+
+    async def _adopted(self, batch: StoredBatch, name: str, path: Path | None) -> str | None:
+        """Once, also if the process before had come as far."""
+        if path is None:
+            return None
+        for file in await self.store.files.all(batch.tenant):
+            if file.filename == name and file.purpose == OUTPUT_PURPOSE:
+                return file.id
+        return (await self.store.files.adopt(batch.tenant, name, OUTPUT_PURPOSE, path)).id
+
+
+@asynccontextmanager
+async def _opened(journal: Journal) -> AsyncIterator[Journal]:
+    """Open while the block runs. Opening blocks, and so is done in a thread."""
+    opening = asyncio.ensure_future(asyncio.to_thread(journal.__enter__))
+    try:
+        await asyncio.shield(opening)
+        yield journal
+    finally:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            journal.__exit__(None, None, None)

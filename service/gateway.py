@@ -1,0 +1,23 @@
+"""What the gateway's routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coe.composition import Composition
+from coe.feedback_log import FeedbackLog
+from coe.scheduling.trace_log import TraceLog
+from coe.service.settings import ServiceSettings
+from coe.store import Store
+
+
+@dataclass(slots=True, eq=False)
+class Gateway:
+    """What every route works with. The composition may be another one for the next request."""
+
+    composition: Composition
+    settings: ServiceSettings = field(default_factory=ServiceSettings)
+    feedback: FeedbackLog | None = None
+    trace: TraceLog | None = None
+    store: Store | None = None
+    """None keeps nothing: no keys, no cache, no log of decisions."""

@@ -1,0 +1,179 @@
+"""The routes that generate: who asks and what, within which limits, and the cache before it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from coe.errors import ConfigError, DeadlineExceeded
+from coe.experts import ExpertPool
+from coe.routers.policies import PolicySpec, check_spec
+from coe.service.accounts import Accounts, cost_usd, guessed_usage, limit_headers
+from coe.service.bounds import read_object
+from coe.service.caching import Caching, send_cached
+from coe.service.calls import read_call
+from coe.service.control import Control, control_of
+from coe.service.errors import BodyTooSlow, InvalidRequest, ModelNotFound
+from coe.service.gateway import Gateway
+from coe.service.hiding import with_usage
+from coe.service.presence import while_connected
+from coe.service.reply import extra_headers, read_body, require_json
+from coe.service.telling import ChatTelling, Telling
+from coe.service.tenant import key_of, tenant_of
+from coe.service.time_limit import TimeLimit
+from coe.service.visit import Listener, Receipt, Visit
+from coe.service.wire import ChatCall
+from coe.store import ApiKey, LoggedDecision
+from coe.types import Usage
+from coe.wishes import ANY, Wish
+
+Read = Callable[[Mapping[str, Any], Control, str], tuple[ChatCall, Telling]]
+"""A body within bounds, what headers say, and the tenant → the call, and how it is answered."""
+
+
+def read_chat_call(
+    raw: Mapping[str, Any], control: Control, tenant: str
+) -> tuple[ChatCall, Telling]:
+    call = read_call(raw, control, tenant)
+    return call, ChatTelling(call)
+
+
+class Generation:
+    """The ASGI app behind such a route. Raises every error that comes before the first byte."""
+
+    def __init__(self, gateway: Gateway, read: Read = read_chat_call) -> None:
+        self._gateway = gateway
+        self._read = read
+        self._accounts = None if gateway.store is None else Accounts(gateway.store)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        require_json(scope)
+        gateway, control = self._gateway, control_of(scope)
+        in_time = TimeLimit.from_now(gateway.settings.request_timeout_s)
+        body = await self._body(receive, in_time)
+        raw = read_object(body, gateway.settings.limits)
+        call, telling = self._read(raw, control, tenant_of(scope))
+        if (key := key_of(scope)) is not None:
+            call, telling = _allowed(gateway, key, call, telling)
+        if call.timeout_s is not None:
+            call = _due_at(call, in_time.arrived_s + call.timeout_s)
+            in_time = in_time.for_client(call.timeout_s)
+        composition, receipt = gateway.composition, Receipt()
+        guess = Usage() if key is None else guessed_usage(raw, len(body), composition.pool)
+        wish = wish_of(call.control)
+        async with self._cached(scope, raw, call, send) as wanted:
+            if wanted is None:
+                return
+            # A client that goes ends its answer, and not what is kept of it.
+            async with self._charged(scope, guess, receipt), while_connected(receive):
+                headers = extra_headers(scope)
+                listener = Listener(wanted, scope["coe.request_id"], headers, in_time, telling)
+                await Visit(gateway, composition, call, wish, listener, receipt).serve()
+
+    async def _body(self, receive: Receive, in_time: TimeLimit) -> bytes:
+        try:
+            async with in_time():
+                return await read_body(receive)
+        except DeadlineExceeded:
+            raise BodyTooSlow(self._gateway.settings.request_timeout_s) from None
+
+    @asynccontextmanager
+    async def _cached(
+        self, scope: Scope, raw: Mapping[str, Any], call: ChatCall, send: Send
+    ) -> AsyncIterator[Send | None]:
+        """Where to send the answer; None where it has been sent, since it was known."""
+        gateway = self._gateway
+        key = None
+        if gateway.store is not None and gateway.settings.caches:
+            caching = Caching(gateway.store.cache, gateway.composition)
+            key = caching.key(scope["path"], raw, call, tenant_of(scope))
+        if key is None:
+            yield send
+            return
+        known = await caching.get(key)
+        if known is None:
+            recording = caching.recording(key, scope, send)
+            yield recording.send
+            await recording.keep()
+            return
+        async with self._charged(scope, Usage(), Receipt()):
+            await send_cached(send, known)
+        yield None
+
+    @asynccontextmanager
+    async def _charged(self, scope: Scope, guess: Usage, receipt: Receipt) -> AsyncIterator[None]:
+        """Takes a request and what it may cost from its key; afterwards logs what came of it."""
+        key, store, pool = key_of(scope), self._gateway.store, self._gateway.composition.pool
+        began_s = time.monotonic()
+        try:
+            if key is None or self._accounts is None:
+                yield
+            else:
+                async with self._accounts.charged(key, guess, pool, receipt) as allowance:
+                    extra_headers(scope).extend(limit_headers(key, allowance))
+                    yield
+        finally:
+            if store is not None and receipt.experts:
+                store.decisions.add(_logged(scope, receipt, time.monotonic() - began_s, pool))
+
+
+def _allowed(
+    gateway: Gateway, key: ApiKey, call: ChatCall, telling: Telling
+) -> tuple[ChatCall, Telling]:
+    """The call within what its key may ask. Raises `ModelNotFound` for an expert beyond it."""
+    ids, routed_model = key.limits.experts, gateway.settings.model_name
+    if ids is not None:
+        if call.model != routed_model and call.model not in ids:
+            raise ModelNotFound(call.model, (routed_model, *ids))
+        wished = call.control.experts
+        left = ids if wished is None else tuple(id_ for id_ in wished if id_ in ids)
+        if not left:
+            raise InvalidRequest("this key may ask none of these experts", param="coe.experts")
+        call = replace(call, control=replace(call.control, experts=left))
+    if key.limits.tpm is not None or key.limits.budget_usd is not None:
+        return with_usage(call, telling)
+    return call, telling
+
+
+def _logged(scope: Scope, receipt: Receipt, latency_s: float, pool: ExpertPool) -> LoggedDecision:
+    usage, experts = receipt.usage, tuple(receipt.experts)
+    router, _, policy = receipt.router.partition("/")
+    return LoggedDecision(
+        scope["coe.request_id"],
+        tenant_of(scope),
+        router,
+        policy,
+        experts,
+        latency_s,
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
+        cost_usd(usage, experts, pool),
+    )
+
+
+def wish_of(control: Control) -> Wish:
+    """Raises `InvalidRequest` for a policy that is none."""
+    if control.experts is None and control.policy is None:
+        return ANY
+    spec = None
+    if control.policy is not None:
+        try:
+            spec = PolicySpec.parsed(control.policy)
+            check_spec(spec)
+        except ConfigError as error:
+            raise InvalidRequest(f"coe.policy: {error.problem}", param="coe.policy") from None
+    return Wish(control.experts, spec)
+
+
+def _due_at(call: ChatCall, deadline_s: float) -> ChatCall:
+    """The call with a deadline that experts are held to where they have to be waited for.
+
+    Only a client's own: the gateway's limit bounds how long a request is served, and must not
+    have an expert refused because it once took longer to load than that.
+    """
+    return replace(call, generation=replace(call.generation, deadline_s=deadline_s))

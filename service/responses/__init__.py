@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, spoken to experts that know chat completions."""

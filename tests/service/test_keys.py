@@ -1,0 +1,199 @@
+"""A gateway with keys: who comes in, what a key may ask, and what it is charged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from coe.composition import Composition
+from coe.engines.scripted import ScriptedEngine
+from coe.experts import Expert, ExpertPool, Price, ScriptedSpec
+from coe.routers.policies import TopK
+from coe.routing import Router
+from coe.service.app import create_app
+from coe.service.settings import ServiceSettings
+from coe.store import ApiKey, KeyLimits, Store, StoreSettings, open_store
+
+CHAT = "/v1/chat/completions"
+PRICE = Price(usd_per_mtok_in=0.0, usd_per_mtok_out=1e6)
+"""A dollar a token of the answer."""
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = open_store(StoreSettings(tmp_path / "store"))
+    yield store
+    await store.close()
+
+
+Gateway = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+async def gateway(store: Store, fakes: Any) -> AsyncIterator[Gateway]:
+    """Makes clients of a gateway over `cheap` and `dear`, that say three words each."""
+    clients: list[httpx.AsyncClient] = []
+    engines = {}
+
+    def make(**settings: Any) -> httpx.AsyncClient:
+        script = ScriptedSpec(default="one two three")
+        experts = (
+            Expert("cheap", script, max_tokens=5),
+            Expert("dear", script, max_tokens=5, price=PRICE),
+        )
+        pool = ExpertPool(experts)
+        engines.update({expert.id: ScriptedEngine(expert) for expert in experts})
+        router = Router(fakes.scorer(pool.ids), TopK(1), pool)
+        app = create_app(Composition(router, engines), ServiceSettings(**settings), store=store)
+        clients.append(httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c"))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+async def _key(store: Store, name: str = "team", **limits: Any) -> tuple[dict[str, str], ApiKey]:
+    secret, key = await store.keys.create(name, KeyLimits(**limits))
+    return {"authorization": f"Bearer {secret}"}, key
+
+
+def _body(text: str = "cheap", **fields: Any) -> dict[str, Any]:
+    return {"model": "coe", "messages": [{"role": "user", "content": text}], **fields}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer coe-unknown", "Basic eDp5", "Bearer \xff\x00", "Bearer ' OR 1=1"],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/v1/route", "/nowhere"])
+async def test_door_is_shut_without_a_key(gateway: Gateway, path: str, header: str | None) -> None:
+    client = gateway(needs_key=True)
+    headers = {} if header is None else {"authorization": header.encode("latin-1")}
+    response = await client.request("POST", path, json=_body(), headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_door_does_not_go_by_the_host(gateway: Gateway) -> None:
+    client = gateway(needs_key=True)
+    for host in ("a/?x=/healthz", "a/#", "healthz"):
+        response = await client.post(CHAT, json=_body(), headers={"host": host})
+        assert response.status_code == 401
+
+
+async def test_door_lets_health_in_and_keys(gateway: Gateway, store: Store) -> None:
+    client = gateway(needs_key=True)
+    headers, _ = await _key(store)
+    assert (await client.get("/healthz")).status_code == 200
+    assert (await client.post(CHAT, json=_body(), headers=headers)).status_code == 200
+    await store.keys.revoke("team")
+    assert (await client.post(CHAT, json=_body(), headers=headers)).status_code == 401
+
+
+async def test_door_stays_shut_where_keys_cannot_be_looked_up(
+    gateway: Gateway, store: Store
+) -> None:
+    client = gateway(needs_key=True)
+    headers, _ = await _key(store)
+    await store.close()
+    response = await client.post(CHAT, json=_body(), headers=headers)
+    assert response.status_code in (200, 401, 503)
+    unknown = {"authorization": "Bearer coe-" + "x" * 43}
+    assert (await client.post(CHAT, json=_body(), headers=unknown)).status_code in (401, 503)
+
+
+async def test_key_asks_only_the_experts_it_may(gateway: Gateway, store: Store) -> None:
+    client = gateway(needs_key=True)
+    headers, _ = await _key(store, experts=("cheap",))
+    routed = await client.post(CHAT, json=_body("dear dear"), headers=headers)
+    assert routed.headers["x-coe-expert"] == "cheap"
+    named = await client.post(CHAT, json=_body(model="dear"), headers=headers)
+    assert named.status_code == 404
+    wished = _body("x", coe={"experts": ["dear"]})
+    assert (await client.post(CHAT, json=wished, headers=headers)).status_code == 400
+
+
+async def test_key_is_held_to_its_requests_a_minute(gateway: Gateway, store: Store) -> None:
+    client = gateway(needs_key=True)
+    headers, _ = await _key(store, rpm=2)
+    first = await client.post(CHAT, json=_body(), headers=headers)
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    await client.post(CHAT, json=_body(), headers=headers)
+    refused = await client.post(CHAT, json=_body(), headers=headers)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_budget_pays_for_what_was_said_and_ends(
+    gateway: Gateway, store: Store, is_streamed: bool
+) -> None:
+    client = gateway(needs_key=True)
+    headers, key = await _key(store, budget_usd=10.0)
+    body = _body("dear", stream=is_streamed)
+    for spent in (3.0, 6.0):
+        assert (await client.post(CHAT, json=body, headers=headers)).status_code == 200
+        assert (await store.spend.spent(key)).spent_usd == pytest.approx(spent)
+    # Five tokens may come, and four dollars are left.
+    refused = await client.post(CHAT, json=body, headers=headers)
+    assert refused.status_code == 402
+    shorter = await client.post(CHAT, json={**body, "max_tokens": 3}, headers=headers)
+    assert shorter.status_code == 200
+
+
+async def test_request_that_fails_is_not_paid_for(gateway: Gateway, store: Store) -> None:
+    client = gateway(needs_key=True)
+    headers, key = await _key(store, budget_usd=10.0, tpm=1000)
+    refused = await client.post(CHAT, json=_body(model="nobody"), headers=headers)
+    assert refused.status_code == 404
+    standing = await store.spend.spent(key)
+    assert (standing.spent_usd, standing.reserved_usd) == (0.0, 0.0)
+
+
+async def test_cache_tells_an_answer_again_to_the_same_tenant(
+    gateway: Gateway, store: Store
+) -> None:
+    client = gateway(needs_key=True, caches=True)
+    mine, _ = await _key(store, "mine")
+    yours, _ = await _key(store, "yours")
+    first = await client.post(CHAT, json=_body(), headers=mine)
+    again = await client.post(CHAT, json=_body(), headers=mine)
+    assert [r.headers["x-coe-cache"] for r in (first, again)] == ["miss", "hit"]
+    assert again.content == first.content
+    assert again.headers["x-coe-expert"] == "cheap"
+    other = await client.post(CHAT, json=_body(), headers=yours)
+    assert other.headers["x-coe-cache"] == "miss"
+    fresh = await client.post(CHAT, json=_body(coe={"cache": "skip"}), headers=mine)
+    assert "x-coe-cache" not in fresh.headers
+    changed = await client.post(CHAT, json=_body(temperature=0.5), headers=mine)
+    assert changed.headers["x-coe-cache"] == "miss"
+
+
+async def test_cache_keeps_streams_and_no_failures(gateway: Gateway, store: Store) -> None:
+    client = gateway(caches=True)
+    body = _body(stream=True)
+    first = await client.post(CHAT, json=body)
+    again = await client.post(CHAT, json=body)
+    assert again.headers["x-coe-cache"] == "hit"
+    assert again.content == first.content
+    assert again.headers["content-type"] == first.headers["content-type"]
+    for _ in range(2):
+        wrong = await client.post(CHAT, json=_body(model="nobody"))
+        assert wrong.status_code == 404
+
+
+async def test_decisions_are_logged_without_what_was_asked(gateway: Gateway, store: Store) -> None:
+    client = gateway(needs_key=True)
+    headers, _ = await _key(store)
+    await client.post(CHAT, json=_body("dear SECRET"), headers=headers)
+    await store.flush()
+    [logged] = await store.decisions.latest(10)
+    assert (logged.tenant, logged.experts, logged.router) == ("team", ("dear",), "named")
+    assert logged.cost_usd == pytest.approx(3.0)
+    assert logged.text is None
