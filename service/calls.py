@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from coe.service.control import Control
-from coe.service.errors import InvalidRequest
-from coe.service.human_ask import conversation_key, human_ask
-from coe.service.unsupported import refuse_unsupported
-from coe.service.wire import ChatCall, plain_messages, read_fields
+from coe.service.human_ask import ask_and_key
+from coe.service.wire import ChatCall, read_fields
 from coe.types import Message, RawRequest
 
 CHAT_ROUTE = "chat/completions"
@@ -24,32 +22,26 @@ def read_call(raw: Mapping[str, Any], control: Control, tenant: str = "") -> Cha
     for experts that are not servers. Conversations are told apart by tenant.
     """
     call = read_fields(raw, control)
-    ask = human_ask(raw["messages"])
-    complaint: InvalidRequest | None = None
-    try:
-        refuse_unsupported(raw)
-        messages = plain_messages(raw)
-    except InvalidRequest as error:
-        complaint = error
-        messages = (Message("user", ask),)
+    ask, key = ask_and_key(raw["messages"], tenant)
+    is_all = call.complaint is not None
     generation = replace(
         call.generation,
-        messages=messages,
+        messages=call.generation.messages or (Message("user", ask),),
         ask=ask,
-        session=_session(call, raw["messages"], tenant),
-        raw=RawRequest(own_fields(raw), CHAT_ROUTE, call.is_streamed, complaint is not None),
+        session=_session(call, key, tenant),
+        raw=RawRequest(own_fields(raw), CHAT_ROUTE, call.is_streamed, is_all),
     )
-    return replace(call, generation=generation, complaint=complaint)
+    return replace(call, generation=generation)
 
 
-def _session(call: ChatCall, messages: object, tenant: str) -> str | None:
+def _session(call: ChatCall, key: str | None, tenant: str) -> str | None:
     """The name given, or else what the conversation began with."""
     named = call.generation.session
     if call.control.affinity == NO_AFFINITY:
         return None
     if named is not None:
         return f"{tenant}\x1f{named}"
-    return conversation_key(messages, tenant)
+    return key
 
 
 def own_fields(raw: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coe.routing import RoutingDecision
-from coe.service.reply import Header, header_value
+from coe.service.reply import MAX_HEADER_BYTES, Header, header_value, quoted
 
 _MAX_SCORES = 8
 
@@ -17,6 +17,6 @@ def decision_headers(decision: RoutingDecision) -> list[Header]:
     ]
     if decision.scores:
         best = sorted(decision.scores.items(), key=lambda item: -item[1])[:_MAX_SCORES]
-        scores = (f"{expert_id}={score:.4g}" for expert_id, score in best)
-        headers.append((b"x-coe-scores", header_value(*scores)))
+        scores = (b"%b=%b" % (quoted(id_), b"%.4g" % score) for id_, score in best)
+        headers.append((b"x-coe-scores", b",".join(scores)[:MAX_HEADER_BYTES]))
     return headers

@@ -21,6 +21,18 @@ _TEXT_PARTS = (None, "text", "input_text")
 _DIGITS = b"0123456789"
 
 
+def ask_and_key(messages: object, tenant: str) -> tuple[str, str | None]:
+    """`human_ask` and `conversation_key`, at the price of one reading where there is one turn."""
+    turns = list(_turns(messages))
+    asked = [texts for role, texts in turns if role == "user"]
+    if len(asked) != 1:
+        return human_ask(messages), conversation_key(messages, tenant)
+    words = next(_human_turns(asked), None)
+    if words is None:
+        return human_ask(messages), None
+    return clipped(words, MOST_ASK_CHARS), _key(tenant, turns, words)
+
+
 def human_ask(messages: object) -> str:
     """What the human asked last, of OpenAI chat messages as they came over the wire.
 
@@ -48,8 +60,10 @@ def conversation_key(messages: object, tenant: str) -> str | None:
     """
     turns = list(_turns(messages))
     first = next(_human_turns(texts for role, texts in turns if role == "user"), None)
-    if first is None:
-        return None
+    return None if first is None else _key(tenant, turns, first)
+
+
+def _key(tenant: str, turns: Sequence[tuple[str, list[str]]], first: str) -> str:
     digest = hashlib.sha256()
     for field in (_bytes(tenant), _system(turns), _bytes(first)):
         # Lengths keep what is in one field out of the next.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
@@ -15,7 +16,7 @@ Header = tuple[bytes, bytes]
 
 # Printable ASCII without the comma and the per cent sign, which the values use themselves.
 _SAFE = " !\"#$&'()*+-./:;<=>?@[\\]^_`{|}~"
-_MAX_HEADER_BYTES = 512
+MAX_HEADER_BYTES = 512
 
 
 def to_json(value: object) -> bytes:
@@ -31,8 +32,13 @@ def header_value(*texts: str) -> bytes:
 
     What is not printable ASCII is per cent encoded, and so are commas.
     """
-    encoded = (quote(text, safe=_SAFE, errors="replace") for text in texts)
-    return ",".join(encoded).encode("ascii")[:_MAX_HEADER_BYTES]
+    return b",".join(map(quoted, texts))[:MAX_HEADER_BYTES]
+
+
+@lru_cache(maxsize=4096)
+def quoted(text: str) -> bytes:
+    """One text as `header_value` writes it."""
+    return quote(text, safe=_SAFE, errors="replace").encode("ascii")
 
 
 def extra_headers(scope: Scope) -> list[Header]:

@@ -8,7 +8,7 @@ honours yet are refused by name unless they say what holds anyway; what cannot c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -113,9 +113,8 @@ class _AnyMessage(_Wire):
     content: Any = None
 
 
-class _ChatRequest(_Wire):
+class _Fields(_Wire):
     model: str = Field(min_length=1, max_length=_MAX_MODEL_CHARS)
-    messages: list[_AnyMessage] = Field(min_length=1)
     # An absent temperature is greedy, unlike OpenAI's 1: answers repeat unless asked not to.
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -138,8 +137,12 @@ class _ChatRequest(_Wire):
         )
 
 
-class _PlainMessages(_Wire):
-    messages: list[_Message]
+class _ChatRequest(_Fields):
+    messages: list[_AnyMessage] = Field(min_length=1)
+
+
+class _PlainRequest(_Fields):
+    messages: list[_Message] = Field(min_length=1)
 
 
 def read_chat(body: bytes, control: Control = UNSAID) -> ChatCall:
@@ -148,15 +151,24 @@ def read_chat(body: bytes, control: Control = UNSAID) -> ChatCall:
     Raises `InvalidRequest`, which names the field that is wrong, and nothing else. `control`: what
     holds where the body does not say.
     """
-    raw = _json_object(body)
-    refuse_unsupported(raw)
-    call = read_fields(raw, control)
-    return replace(call, generation=replace(call.generation, messages=plain_messages(raw)))
+    call = read_fields(_json_object(body), control)
+    if call.complaint is not None:
+        raise call.complaint
+    return call
 
 
 def read_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> ChatCall:
-    """All but the messages, of which only the roles are looked at. Raises `InvalidRequest`."""
-    request = _validated(_ChatRequest, raw)
+    """The same of a body, where only an expert's own server may be able to answer.
+
+    The call says so by its complaint, and has no messages then. Raises `InvalidRequest`.
+    """
+    complaint = _unsupported(raw)
+    request: _ChatRequest | _PlainRequest
+    try:
+        request = _PlainRequest.model_validate(raw)
+    except Invalid as error:
+        request = _validated(_ChatRequest, raw)
+        complaint = complaint or _complaint(error)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest(
             "stream_options is only allowed together with stream=true", param="stream_options"
@@ -164,22 +176,28 @@ def read_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> ChatCall:
     options = request.stream_options or _StreamOptions()
     if request.coe is not None:
         control = request.coe.control().over(control)
+    messages: tuple[Message, ...] = ()
+    if isinstance(request, _PlainRequest) and complaint is None:
+        messages = tuple(Message(_role(said.role), said.content) for said in request.messages)
     session = control.affinity or request.prompt_cache_key
     return ChatCall(
         model=request.model,
         generation=GenerationRequest(
-            (), request.sampling(), session=session, priority=control.priority or 0
+            messages, request.sampling(), session=session, priority=control.priority or 0
         ),
         is_streamed=bool(request.stream),
         wants_usage=bool(options.include_usage),
         control=control,
+        complaint=complaint,
     )
 
 
-def plain_messages(raw: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The messages where they are text alone; else raises `InvalidRequest`."""
-    plain = _validated(_PlainMessages, raw)
-    return tuple(Message(_role(said.role), said.content) for said in plain.messages)
+def _unsupported(raw: Mapping[str, Any]) -> InvalidRequest | None:
+    try:
+        refuse_unsupported(raw)
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 _Read = TypeVar("_Read", bound=BaseModel)

@@ -269,6 +269,8 @@ async def _error_body(response: aiohttp.ClientResponse) -> bytes:
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Reads past the end of the answer, so that the connection can serve the next one."""
+    if response.content.at_eof():
+        return
     try:
         async with asyncio.timeout(_DRAIN_S):
             while await response.content.readany():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from coe.engines.base import Engine, EngineState, PassesBytes
+from coe.engines.base import Engine, EngineState
 
 
 @runtime_checkable
@@ -35,8 +35,16 @@ def passes_bytes(engine: Engine, route: str) -> bool:
 
     A wrapper that has to read answers says so by meeting `PassesBytes` without any route.
     """
-    readers = [layer.raw_routes for layer in layers(engine) if isinstance(layer, PassesBytes)]
-    return isinstance(innermost(engine), PassesBytes) and all(route in told for told in readers)
+    layer: object = engine
+    while True:
+        # Asked on every request; an instance check against a protocol costs ten times as much.
+        routes = getattr(layer, "raw_routes", None)
+        inner = getattr(layer, "inner", None)
+        if routes is not None and route not in routes:
+            return False
+        if inner is None:
+            return routes is not None
+        layer = inner
 
 
 class WrappingEngine:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coe.service.harness_text import MOST_SCANNED_CHARS
-from coe.service.human_ask import MOST_ASK_CHARS, conversation_key, human_ask
+from coe.service.human_ask import MOST_ASK_CHARS, ask_and_key, conversation_key, human_ask
 
 ASK = "Why is the parser slow on long lines?"
 REMINDER = "<system-reminder>\nThe todo list is empty. Do not mention this.\n</system-reminder>"
@@ -327,3 +327,14 @@ def test_conversation_key_needs_a_human() -> None:
     assert conversation_key([], "t") is None
     assert conversation_key([{"role": "system", "content": "S"}, RESULT], "t") is None
     assert conversation_key([user(REMINDER)], "t") is None
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "system", "assistant"]), "content": st.text()}
+        )
+    )
+)
+def test_ask_and_key_are_those_of_the_two(messages: list[dict[str, str]]) -> None:
+    assert ask_and_key(messages, "t") == (human_ask(messages), conversation_key(messages, "t"))
