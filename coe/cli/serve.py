@@ -15,6 +15,7 @@ from coe.cli.options import DEFAULT_CONFIG, ConfigOption
 
 if TYPE_CHECKING:
     from coe.assembly.operating import Operator
+    from coe.assembly.reloading import Reloader
     from coe.config import Config
     from coe.service.server import App
 
@@ -37,6 +38,8 @@ def serve(
 ) -> None:
     """Serve the pool as an OpenAI-compatible gateway."""
     from coe.assembly import load_operated
+    from coe.assembly.reloading import Reloader
+    from coe.assembly.hosting import bound_warning_of
     from coe.cli.state import open_state, settings_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
@@ -46,9 +49,12 @@ def serve(
 
     loaded = load_config(config)
     composition, operator = load_operated(loaded, record)
+    reloader = Reloader(operator.served)
     _say(f"{composition.router.name} over {', '.join(composition.router.pool.ids)}")
     for warning in _missing_keys(loaded):
         _say(warning)
+    if (unheld := bound_warning_of(loaded)) is not None:
+        _say(f"warning: {unheld}")
     kept = loaded.router.feedback
     feedback = None if kept is None else FeedbackLog(kept)
     trace = None if loaded.trace is None else TraceLog(loaded.trace)
@@ -63,6 +69,7 @@ def serve(
             port=port,
             on_ready=lambda url: _say(f'ready at {url}/v1 (model "coe" routes)'),
             on_stopping=_announce_end,
+            on_hangup=lambda: _reload(reloader),
         )
 
 
@@ -99,6 +106,20 @@ def _missing_keys(config: Config) -> list[str]:
                 f"{name} with its API key is not set; set it and start again"
             )
     return warnings
+
+
+async def _reload(reloader: Reloader) -> None:
+    """What SIGHUP asks for."""
+    from coe.errors import CoeError
+
+    try:
+        done = await reloader.reload()
+    except CoeError as error:
+        _say(f"not reloaded, everything is as it was: {error}")
+        return
+    told = (("added", done.added), ("changed", done.changed), ("removed", done.removed))
+    parts = [f"{what} {', '.join(ids)}" for what, ids in told if ids]
+    _say(f"reloaded: {done.router}; {'; '.join(parts) or 'the same experts'}")
 
 
 def _announce_end(n_requests: int, timeout_s: int) -> None:
