@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from coe.service.control import Control
 from coe.service.human_ask import ask_and_key
-from coe.service.wire import ChatCall, read_fields
-from coe.types import Message, RawRequest
+from coe.service.wire import ChatCall, CheckedFields, checked_fields
+from coe.types import GenerationRequest, Message, RawRequest
 
 CHAT_ROUTE = "chat/completions"
 NO_AFFINITY = "none"
@@ -21,27 +20,26 @@ def read_call(raw: Mapping[str, Any], control: Control, tenant: str = "") -> Cha
     What only the expert's own server can understand is no error: it is the call's complaint,
     for experts that are not servers. Conversations are told apart by tenant.
     """
-    call = read_fields(raw, control)
+    checked = checked_fields(raw, control)
     ask, key = ask_and_key(raw["messages"], tenant)
-    is_all = call.complaint is not None
-    generation = replace(
-        call.generation,
-        messages=call.generation.messages or (Message("user", ask),),
-        ask=ask,
-        session=_session(call, key, tenant),
-        raw=RawRequest(own_fields(raw), CHAT_ROUTE, call.is_streamed, is_all),
+    is_all = checked.complaint is not None
+    return checked.call(
+        GenerationRequest(
+            checked.messages or (Message("user", ask),),
+            checked.params,
+            session=_session(checked, key, tenant),
+            priority=checked.priority,
+            raw=RawRequest(own_fields(raw), CHAT_ROUTE, checked.is_streamed, is_all),
+            ask=ask,
+        )
     )
-    return replace(call, generation=generation)
 
 
-def _session(call: ChatCall, key: str | None, tenant: str) -> str | None:
+def _session(checked: CheckedFields, key: str | None, tenant: str) -> str | None:
     """The name given, or else what the conversation began with."""
-    named = call.generation.session
-    if call.control.affinity == NO_AFFINITY:
+    if checked.control.affinity == NO_AFFINITY:
         return None
-    if named is not None:
-        return f"{tenant}\x1f{named}"
-    return key
+    return key if checked.session is None else f"{tenant}\x1f{checked.session}"
 
 
 def own_fields(raw: Mapping[str, Any]) -> Mapping[str, Any]:

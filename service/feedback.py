@@ -8,8 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from coe.feedback_log import FeedbackLog
 from coe.service.errors import BodyTooSlow, FeedbackOff
+from coe.service.feedback_wire import read_feedback_call
 from coe.service.reply import read_body, require_json, send_json
-from coe.service.wire import read_feedback_call
 
 _MAX_BODY_BYTES = 4096
 _BODY_S = 10.0

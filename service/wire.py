@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic import ValidationError as Invalid
 from pydantic_core import PydanticCustomError
 
-from coe.errors import nearest
+from coe.service.complaints import complaint, json_object
 from coe.service.control import MOST_EXPERTS, MOST_URGENT, UNSAID, Control
 from coe.service.errors import InvalidRequest
 from coe.service.unsupported import refuse_unsupported
@@ -151,24 +150,56 @@ def read_chat(body: bytes, control: Control = UNSAID) -> ChatCall:
     Raises `InvalidRequest`, which names the field that is wrong, and nothing else. `control`: what
     holds where the body does not say.
     """
-    call = read_fields(_json_object(body), control)
-    if call.complaint is not None:
-        raise call.complaint
-    return call
+    checked = checked_fields(json_object(body), control)
+    if checked.complaint is not None:
+        raise checked.complaint
+    return checked.call(
+        GenerationRequest(
+            checked.messages, checked.params, session=checked.session, priority=checked.priority
+        )
+    )
 
 
-def read_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> ChatCall:
-    """The same of a body, where only an expert's own server may be able to answer.
+@dataclass(frozen=True, slots=True)
+class CheckedFields:
+    """What a chat body says, as far as all experts take it alike."""
 
-    The call says so by its complaint, and has no messages then. Raises `InvalidRequest`.
-    """
-    complaint = _unsupported(raw)
+    model: str
+    params: SamplingParams
+    messages: tuple[Message, ...]
+    """None where there is a complaint."""
+    session: str | None
+    """As the client names it."""
+    control: Control
+    complaint: InvalidRequest | None
+    """Why only an expert's own server can answer."""
+    is_streamed: bool
+    wants_usage: bool
+
+    @property
+    def priority(self) -> int:
+        return self.control.priority or 0
+
+    def call(self, generation: GenerationRequest) -> ChatCall:
+        return ChatCall(
+            self.model,
+            generation,
+            self.is_streamed,
+            self.wants_usage,
+            self.control,
+            self.complaint,
+        )
+
+
+def checked_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> CheckedFields:
+    """Raises `InvalidRequest` for what no expert could take."""
+    reason = _unsupported(raw)
     request: _ChatRequest | _PlainRequest
     try:
         request = _PlainRequest.model_validate(raw)
     except Invalid as error:
         request = _validated(_ChatRequest, raw)
-        complaint = complaint or _complaint(error)
+        reason = reason or complaint(error, _Control.model_fields)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest(
             "stream_options is only allowed together with stream=true", param="stream_options"
@@ -177,18 +208,17 @@ def read_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> ChatCall:
     if request.coe is not None:
         control = request.coe.control().over(control)
     messages: tuple[Message, ...] = ()
-    if isinstance(request, _PlainRequest) and complaint is None:
+    if isinstance(request, _PlainRequest) and reason is None:
         messages = tuple(Message(_role(said.role), said.content) for said in request.messages)
-    session = control.affinity or request.prompt_cache_key
-    return ChatCall(
-        model=request.model,
-        generation=GenerationRequest(
-            messages, request.sampling(), session=session, priority=control.priority or 0
-        ),
-        is_streamed=bool(request.stream),
-        wants_usage=bool(options.include_usage),
-        control=control,
-        complaint=complaint,
+    return CheckedFields(
+        request.model,
+        request.sampling(),
+        messages,
+        control.affinity or request.prompt_cache_key,
+        control,
+        reason,
+        bool(request.stream),
+        bool(options.include_usage),
     )
 
 
@@ -207,89 +237,8 @@ def _validated(model: type[_Read], raw: Mapping[str, Any]) -> _Read:
     try:
         return model.model_validate(raw)
     except Invalid as error:
-        raise _complaint(error) from None
-
-
-@dataclass(frozen=True, slots=True)
-class FeedbackCall:
-    """What a client says of one answer, checked."""
-
-    decision_id: str
-    score: float
-    """0 to 1."""
-    expert_id: str | None
-
-
-class _FeedbackRequest(BaseModel):
-    # Unlike a chat request, nothing that is sent goes unread: a comment has no place in a fit.
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    decision_id: str = Field(min_length=1, max_length=_MAX_MODEL_CHARS)
-    thumb: Literal["up", "down"] | None = None
-    score: float | None = Field(None, ge=0, le=1)
-    expert: str | None = Field(None, min_length=1, max_length=_MAX_MODEL_CHARS)
-
-
-def read_feedback_call(body: bytes) -> FeedbackCall:
-    """Raises `InvalidRequest`, which names the field that is wrong, and nothing else.
-
-    The id of a chat completion does for the id of its decision.
-    """
-    try:
-        request = _FeedbackRequest.model_validate(_json_object(body))
-    except Invalid as error:
-        raise _complaint(error) from None
-    if (request.thumb is None) == (request.score is None):
-        raise InvalidRequest(
-            'give either "thumb" ("up" or "down") or "score" (0 to 1)', param="score"
-        )
-    score = float(request.thumb == "up") if request.score is None else float(request.score)
-    decision_id = request.decision_id.removeprefix(COMPLETION_PREFIX)
-    return FeedbackCall(decision_id, score, request.expert)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        raw = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    return raw
+        raise complaint(error, _Control.model_fields) from None
 
 
 def _role(wire_role: Literal["system", "developer", "user", "assistant"]) -> Role:
     return "system" if wire_role == "developer" else wire_role
-
-
-def _complaint(error: Invalid) -> InvalidRequest:
-    """The first complaint, in the request's own terms."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    param = _path(first["loc"])
-    kind = first["type"]
-    if kind == "missing":
-        return InvalidRequest(f"{param} is required", param=param, code="missing_parameter")
-    code = "invalid_value"
-    if kind.endswith("_type"):
-        code = "invalid_type"
-    elif kind == "unsupported_value":
-        code = kind
-    elif kind == "extra_forbidden":
-        return InvalidRequest(_not_taken(first["loc"]), param=param, code=code)
-    return InvalidRequest(f"{param}: {first['msg']}", param=param, code=code)
-
-
-def _not_taken(location: tuple[int | str, ...]) -> str:
-    """Of the two places where nothing may go unread."""
-    is_ours = location[0] == "coe"
-    known = (_Control if is_ours else _FeedbackRequest).model_fields
-    guess = nearest(str(location[-1]), known) if is_ours else None
-    hint = f"; did you mean {guess!r}?" if guess else ""
-    return f"{_path(location)} is not taken, only {', '.join(known)}{hint}"
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
