@@ -9,7 +9,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Mapping,
-    Sequence,
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -101,16 +100,16 @@ class Composition:
     def become(
         self,
         router: Router,
-        engines: Mapping[str, Engine],
+        members: Members,
         aggregator: Aggregator,
         conduct: Conduct = Conduct(),
     ) -> Members:
         """Serves from now on with these, and goes on counting. Gives the members until now: what
         is under way ends with their engines, and whoever they alone had is told of as removed.
         """
-        before = self.members
-        gone = {id_: RemovedEngine(id_) for id_ in before.engines if id_ not in engines}
-        self.members = Members(router, {**gone, **engines})
+        before, self.members = self.members, members
+        for expert_id in before.engines:
+            members.engines.setdefault(expert_id, RemovedEngine(expert_id))
         self._conduct(router, aggregator, conduct)
         return before
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from coe.errors import ConfigError, RequestError, UnknownExpert
 from coe.routers.policies import PolicySpec, policy_of
+from coe.routers.policies.budgets import WithinLimit
 from coe.routers.policies.constraints import SessionAffinity
 from coe.routers.policies.restricted import AdaptiveAmong, Among
-from coe.routing import AdaptivePolicy, KeepsSession, Policy, Router
+from coe.routing import AdaptivePolicy, KeepsSession, NamesExperts, Policy, Router
+from coe.types import Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,56 +26,139 @@ class Wish:
 
 ANY = Wish()
 
+Allowed = Callable[[Query], tuple[str, ...] | None]
+"""The experts that a query may be routed to; None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an operator holds routed requests to: a wish narrows it and never widens it.
+
+    An expert that a request names is not routed to; whom it may name is for its key to say.
+    """
+
+    policy: PolicySpec | None = None
+    """The pool's own, whose `experts` and `limit` hold for a policy in its place, too."""
+    allowed: Allowed | None = None
+    """None: any query may be routed to any expert."""
+
+
+UNBOUND = Bounds()
+
 
 class Wishes:
     """The routers that requests can have of one pool: same scores, other decisions."""
 
-    def __init__(self, router: Router, switch_cost: float = 0.0) -> None:
+    def __init__(
+        self, router: Router, switch_cost: float = 0.0, bounds: Bounds = UNBOUND
+    ) -> None:
         """`switch_cost`, in units of score: how much better another expert must be than the one
         that knows the conversation; 0 does not look who that is.
         """
         self._router = router
-        self._own: dict[bool, Router] = {False: router, True: router}
+        self._bounds = bounds
         policy = router.policy
-        if switch_cost > 0.0 and not isinstance(policy, AdaptivePolicy | KeepsSession):
-            self._own[True] = router.with_policy(SessionAffinity(policy, switch_cost))
+        is_kept = isinstance(policy, AdaptivePolicy | KeepsSession)
+        self._switch_cost = 0.0 if is_kept else switch_cost
+        self._own = {False: router, True: router.with_policy(self._sticky(policy, True))}
 
     def router(
-        self, wish: Wish, has_session: bool = False, able: Collection[str] | None = None
+        self,
+        query: Query,
+        wish: Wish,
+        has_session: bool = False,
+        able: Collection[str] | None = None,
     ) -> Router:
         """`able`: who can answer at all; None: everybody. Raises `RequestError` naming what cannot
         be had.
         """
-        router = self._own[has_session]
+        policy, experts = self._router.policy, wish.experts
         if wish.policy is not None:
-            router = router.with_policy(_policy(wish.policy))
-        if wish.experts is None and able is None:
-            return router
-        ids = self._among(wish.experts, able)
-        policy = router.policy
+            policy = self._wished(replace(wish.policy, options=_rest(wish.policy)))
+            experts = self._both(experts, wish.policy.experts)
+            has_session = False
+        allowed = None if self._bounds.allowed is None else self._bounds.allowed(query)
+        ids = self._among(experts, able, allowed, wish.policy is not None)
+        if ids is None:
+            own = self._own[has_session]
+            return own if wish.policy is None else own.with_policy(policy)
+        return self._router.with_policy(self._sticky(_only(policy, ids, self._all), has_session))
+
+    @property
+    def _all(self) -> tuple[str, ...]:
+        return self._router.pool.ids
+
+    def _sticky(
+        self, policy: Policy | AdaptivePolicy, has_session: bool
+    ) -> Policy | AdaptivePolicy:
+        """Outside of all else, so that nobody who may not answer is stayed with."""
+        if not has_session or self._switch_cost <= 0.0 or isinstance(policy, AdaptivePolicy):
+            return policy
+        return SessionAffinity(policy, self._switch_cost)
+
+    def _wished(self, spec: PolicySpec) -> Policy | AdaptivePolicy:
+        """A policy in place of the pool's own, within the limit of that."""
+        try:
+            policy = policy_of(spec)
+        except ConfigError as error:
+            raise RequestError(f"coe.policy: {error.problem}", param="coe.policy") from None
+        own = self._bounds.policy
+        if own is None or "limit" not in own.options:
+            return policy
         if isinstance(policy, AdaptivePolicy):
-            return router.with_policy(AdaptiveAmong(policy, ids))
-        return router.with_policy(Among(policy, ids))
+            raise RequestError(
+                f"coe.policy: {spec.kind!r} asks on by itself, and this pool holds each request "
+                f"to {own.options['cost']} of at most {own.options['limit']:g}; choose a policy "
+                "that decides at once",
+                param="coe.policy",
+            )
+        return WithinLimit(policy, own.options["cost"], float(own.options["limit"]))
+
+    def _both(
+        self, one: tuple[str, ...] | None, other: tuple[str, ...] | None
+    ) -> tuple[str, ...] | None:
+        for id_ in (*(one or ()), *(other or ())):
+            if id_ not in self._all:
+                raise UnknownExpert(id_, self._all)
+        if one is None or other is None:
+            return one if other is None else other
+        return tuple(id_ for id_ in one if id_ in other)
 
     def _among(
-        self, wished: tuple[str, ...] | None, able: Collection[str] | None
-    ) -> tuple[str, ...]:
-        known = self._router.pool.ids
-        for id_ in wished or ():
-            if id_ not in known:
-                raise UnknownExpert(id_, known)
-        allowed = known if wished is None else wished
-        left = tuple(id_ for id_ in known if id_ in allowed and (able is None or id_ in able))
+        self,
+        wished: tuple[str, ...] | None,
+        able: Collection[str] | None,
+        allowed: tuple[str, ...] | None,
+        is_replaced: bool,
+    ) -> tuple[str, ...] | None:
+        """Who is left, in the pool's order; None: nobody is left out but by the policy itself."""
+        wished = self._both(wished, None)
+        own = None if self._bounds.policy is None else self._bounds.policy.experts
+        if wished is able is allowed is None and not (own and is_replaced):
+            return None
+        given = [ids for ids in (wished, able, allowed, own) if ids is not None]
+        left = tuple(id_ for id_ in self._all if all(id_ in ids for ids in given))
         if not left:
+            asked = ", ".join(self._all if wished is None else wished) or "those experts"
             raise RequestError(
-                f"of {', '.join(allowed)} nobody can take this request as it is; allow others",
+                f"of {asked} nobody may or can take this request as it is; allow others",
                 param="coe.experts",
             )
         return left
 
 
-def _policy(spec: PolicySpec) -> Policy | AdaptivePolicy:
-    try:
-        return policy_of(spec)
-    except ConfigError as error:
-        raise RequestError(f"coe.policy: {error.problem}", param="coe.policy") from None
+def _rest(spec: PolicySpec) -> dict[str, object]:
+    """The options but for `experts`, which are looked at with all else that leaves experts out."""
+    return {name: value for name, value in spec.options.items() if name != "experts"}
+
+
+def _only(
+    policy: Policy | AdaptivePolicy, ids: tuple[str, ...], known: Sequence[str]
+) -> Policy | AdaptivePolicy:
+    """The policy among some experts, all of whom it knows."""
+    if isinstance(policy, AdaptivePolicy):
+        inner = policy.inner if isinstance(policy, AdaptiveAmong) else policy
+        return AdaptiveAmong(inner, ids)
+    if isinstance(policy, NamesExperts):
+        policy = policy.without([id_ for id_ in known if id_ not in ids])
+    return Among(policy, ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,12 +13,13 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from coe.composition import Composition
 from coe.errors import ConfigError
 from coe.feedback_log import FeedbackLog
 from coe.scheduling.trace_log import TraceLog
+from coe.service.admission import Admission, AdmissionRules
+from coe.service.batches.jobs import BatchJobs
 from coe.service.catalog import Catalog, Health
 from coe.service.completions import read_completions_call
 from coe.service.door import Door
@@ -26,11 +27,15 @@ from coe.service.dry_run import DryRun
 from coe.service.embeddings import read_embeddings_call
 from coe.service.errors import answer_for_http
 from coe.service.feedback import Feedback
+from coe.service.files.routes import FORM_BYTES, PATH, file_routes
 from coe.service.gateway import Gateway
 from coe.service.generation import Generation
+from coe.service.metrics import GatewayMetrics, MetricsRoute, PoolMetrics, kinds_in
 from coe.service.middleware import BodyLimit, ErrorEnvelope, RequestId
-from coe.service.reply import to_json
+from coe.service.observing import Observed
 from coe.service.openapi.document import Description
+from coe.service.plain import Plain
+from coe.service.reply import to_json
 from coe.service.responses.route import Responses
 from coe.service.settings import ServiceSettings
 from coe.store import Store
@@ -59,20 +64,37 @@ def gateway_app(gateway: Gateway) -> Starlette:
             f"expert {settings.model_name!r} has the name of the model that routes, and could not "
             "be asked for; give the expert another id, or ServiceSettings another model_name"
         )
+
+    def current() -> Composition:
+        return gateway.composition
+
+    metrics = GatewayMetrics(kinds_in(current))
+    scraped = MetricsRoute(PoolMetrics(current, metrics, gateway.site))
     middleware = [
+        Middleware(Observed, metrics, gateway.log, gateway.tracing),
+        Middleware(Admission, AdmissionRules(settings.max_in_flight, settings.longest_lag_s)),
         Middleware(RequestId),
         Middleware(ErrorEnvelope),
-        Middleware(BodyLimit, settings.max_body_bytes),
+        Middleware(
+            BodyLimit,
+            settings.max_body_bytes,
+            {PATH: settings.batches.max_file_bytes + FORM_BYTES},
+        ),
     ]
     if settings.needs_key:
         if gateway.store is None:
             raise ConfigError("keys are needed and there is no store that keeps them")
         middleware.append(Middleware(Door, gateway.store.keys))
+    routes = [*_routes(gateway), Route("/metrics", scraped, methods=["GET"])]
+    jobs = None
+    if gateway.store is not None:
+        jobs = BatchJobs(gateway, gateway.store, settings.batches)
+        routes += file_routes(gateway, jobs)
     app = Starlette(
-        routes=_routes(gateway),
+        routes=routes,
         middleware=middleware,
         exception_handlers={HTTPException: _no_route},
-        lifespan=partial(_life, gateway),
+        lifespan=partial(_life, gateway, jobs),
     )
     # /v1/models/ is an unknown path and not a redirect, which clients would follow as a GET.
     app.router.redirect_slashes = False
@@ -80,9 +102,13 @@ def gateway_app(gateway: Gateway) -> Starlette:
 
 
 @asynccontextmanager
-async def _life(gateway: Gateway, _: Starlette) -> AsyncIterator[None]:
+async def _life(gateway: Gateway, jobs: BatchJobs | None, _: Starlette) -> AsyncIterator[None]:
+    if jobs is not None:
+        await jobs.start()
     yield
     try:
+        if jobs is not None:
+            await jobs.stop()  # or what its experts answer at their end would be written down
         await gateway.composition.stop()
     finally:
         for log in (gateway.feedback, gateway.trace):
@@ -90,16 +116,8 @@ async def _life(gateway: Gateway, _: Starlette) -> AsyncIterator[None]:
                 await asyncio.to_thread(log.close)
         if gateway.store is not None:
             await gateway.store.close()
-
-
-class _Plain:
-    """A bound method as an ASGI app, which starlette would take for a request function."""
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        if gateway.tracing is not None:
+            await asyncio.to_thread(gateway.tracing.close)
 
 
 def _routes(gateway: Gateway) -> list[Route]:
@@ -111,15 +129,14 @@ def _routes(gateway: Gateway) -> list[Route]:
         Route("/v1/completions", Generation(gateway, read_completions_call), methods=["POST"]),
         Route("/v1/embeddings", Generation(gateway, read_embeddings_call), methods=["POST"]),
         Route("/v1/responses", Generation(gateway, responses.read), methods=["POST"]),
-        Route("/v1/responses/{response_id}", _Plain(responses.show), methods=["GET"]),
-        Route("/v1/responses/{response_id}", _Plain(responses.forget), methods=["DELETE"]),
+        Route("/v1/responses/{response_id}", Plain(responses.kept), methods=["GET", "DELETE"]),
         Route("/v1/route", DryRun(gateway), methods=["POST"]),
         Route("/v1/feedback", Feedback(gateway.feedback), methods=["POST"]),
-        Route("/v1/models", _Plain(catalog.list_models), methods=["GET"]),
-        Route("/v1/models/{model:path}", _Plain(catalog.show_model), methods=["GET"]),
-        Route("/healthz", _Plain(health.live), methods=["GET"]),
-        Route("/readyz", _Plain(health.ready), methods=["GET"]),
-        Route("/openapi.json", _Plain(Description(gateway.settings).show), methods=["GET"]),
+        Route("/v1/models", Plain(catalog.list_models), methods=["GET"]),
+        Route("/v1/models/{model:path}", Plain(catalog.show_model), methods=["GET"]),
+        Route("/healthz", Plain(health.live), methods=["GET"]),
+        Route("/readyz", Plain(health.ready), methods=["GET"]),
+        Route("/openapi.json", Plain(Description(gateway).show), methods=["GET"]),
     ]
 
 

@@ -36,7 +36,7 @@ def complaint(error: ValidationError, taken: Collection[str]) -> InvalidRequest:
     elif kind == "unsupported_value":
         code = kind
     elif kind == "extra_forbidden":
-        guess = nearest(str(first["loc"][-1]), taken)
+        guess = nearest(str(first["loc"][-1]), taken) if len(first["loc"]) > 1 else None
         hint = f"; did you mean {guess!r}?" if guess else ""
         message = f"{param} is not taken, only {', '.join(taken)}{hint}"
         return InvalidRequest(message, param=param, code=code)

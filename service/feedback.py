@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from coe.feedback_log import FeedbackLog
 from coe.service.errors import BodyTooSlow, FeedbackOff
 from coe.service.feedback_wire import read_feedback_call
+from coe.service.notes import current_notes
 from coe.service.reply import read_body, require_json, send_json
 
 _MAX_BODY_BYTES = 4096
@@ -30,6 +31,7 @@ class Feedback:
         recorded = await asyncio.to_thread(
             self._log.record, call.decision_id, call.score, call.expert_id
         )
+        current_notes().scored(recorded.expert_id, call.score)
         await send_json(
             send,
             {

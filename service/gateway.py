@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coe.composition import Composition
 from coe.feedback_log import FeedbackLog
+from coe.scheduling.report import SiteReport
 from coe.scheduling.trace_log import TraceLog
+from coe.service.request_log import RequestLog
 from coe.service.settings import ServiceSettings
+from coe.service.tracing import Tracing
 from coe.store import Store
 
 
@@ -21,3 +25,7 @@ class Gateway:
     trace: TraceLog | None = None
     store: Store | None = None
     """None keeps nothing: no keys, no cache, no log of decisions."""
+    site: Callable[[], SiteReport | None] | None = None
+    """How those hosted here are doing, for whoever scrapes."""
+    log: RequestLog | None = None
+    tracing: Tracing | None = None

@@ -21,6 +21,7 @@ from coe.service.control import Control, control_of
 from coe.service.errors import BodyTooSlow, InvalidRequest, ModelNotFound
 from coe.service.gateway import Gateway
 from coe.service.hiding import with_usage
+from coe.service.notes import current_notes
 from coe.service.presence import while_connected
 from coe.service.reply import extra_headers, read_body, require_json
 from coe.service.telling import ChatTelling, Telling
@@ -96,6 +97,7 @@ class Generation:
             yield send
             return
         known = await caching.get(key)
+        current_notes().looked_up("miss" if known is None else "hit")
         if known is None:
             recording = caching.recording(key, scope, send)
             yield recording.send

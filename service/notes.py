@@ -6,7 +6,7 @@ Nothing in here is for anybody but the operator, and the prompt only where the o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Literal, Protocol
@@ -24,7 +24,7 @@ UNFINISHED = "unfinished"
 """An answer that ended before its end, nobody said why."""
 _OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
 _KEY = "coe.notes"
-_clock = time.perf_counter
+Clock = Callable[[], float]
 
 
 class Meter(Protocol):
@@ -63,22 +63,23 @@ class RequestSpan(Protocol):
 class Upstream:
     """Seconds in which at least one expert was waited for, however many at once."""
 
-    __slots__ = ("_n_waited_for", "_since_s", "seconds")
+    __slots__ = ("_clock", "_n_waited_for", "_since_s", "seconds")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._n_waited_for = 0
         self._since_s = 0.0
         self.seconds = 0.0
 
     def enter(self) -> None:
         if self._n_waited_for == 0:
-            self._since_s = _clock()
+            self._since_s = self._clock()
         self._n_waited_for += 1
 
     def leave(self) -> None:
         self._n_waited_for -= 1
         if self._n_waited_for == 0:
-            self.seconds += _clock() - self._since_s
+            self.seconds += self._clock() - self._since_s
 
 
 class RequestNotes:
@@ -90,12 +91,14 @@ class RequestNotes:
         meter: Meter | None = None,
         span: RequestSpan | None = None,
         wants_prompt: bool = False,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self.route = route
         self.wants_prompt = wants_prompt
         self.meter = meter
         self.span = span
-        self.upstream = Upstream()
+        self.clock = clock
+        self.upstream = Upstream(clock)
         self.decision: RoutingDecision | None = None
         self.decision_id = ""
         self.routing_s: float | None = None
@@ -173,14 +176,14 @@ class WatchedCall(Call):
         self._span = None if notes.span is None else notes.span.call(expert_id, request)
         if self._span is not None:
             self.request = _traced(request, self._span.headers)
-        self._began_s = _clock()
+        self._began_s = notes.clock()
         notes.upstream.enter()
 
     def hears(self, delta: Delta) -> None:
         self._notes.upstream.leave()
         self._is_waited_for = False
         if self.first_s is None and delta.says_something:
-            self.first_s = _clock() - self._began_s
+            self.first_s = self._notes.clock() - self._began_s
         if delta.finish_reason is not None:
             self._reason, self.usage = delta.finish_reason, delta.usage
 
@@ -191,8 +194,8 @@ class WatchedCall(Call):
     def ends(self, error: BaseException | None) -> None:
         if self._is_waited_for:
             self._notes.upstream.leave()
-        seconds, failure = _clock() - self._began_s, self._failure(error)
         notes = self._notes
+        seconds, failure = notes.clock() - self._began_s, self._failure(error)
         if failure is None:
             notes.answered += (self.expert_id,)
             notes.failure = None

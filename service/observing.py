@@ -17,14 +17,15 @@ CLIENT_LEFT = 499
 _ROUTES = frozenset(
     {
         *OPERATIONS,
+        "/v1/route",
         "/v1/models",
         "/v1/feedback",
         "/v1/files",
         "/v1/batches",
-        "/v1/decisions",
         "/healthz",
         "/readyz",
         "/metrics",
+        "/openapi.json",
     }
 )
 _OTHER = "other"

@@ -1,7 +1,9 @@
 """Runs the gateway: uvicorn on uvloop and httptools, quiet unless something is wrong.
 
-The first signal lets requests finish in their time, the second ends them at once. Whoever is
-cut off is told so, in an envelope or in the last event of the stream.
+The first signal lets requests finish in their time, and until they have, refuses new ones with 503:
+a load balancer that still sends some here is told to ask elsewhere. The second signal ends them at
+once. Whoever is cut off is told so, in an envelope or in the last event of the stream. A hangup
+changes nothing of this: it asks for the configuration to be read again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coe.errors import ConfigError
 from coe.service.chunks import error_event
 from coe.service.errors import SHUTTING_DOWN
+from coe.service.hangups import Hangups, Reload
+from coe.service.reply import send_json
 
 App = ASGIApp
 """Whatever can be served."""
@@ -29,6 +33,7 @@ OnStopping = Callable[[int, int], None]
 _BACKLOG = 2048
 _FAREWELL_S = 1.0
 """How long requests that were cut off have to say so."""
+_ELSEWHERE = ((b"retry-after", b"1"), (b"connection", b"close"))
 _UVICORN = logging.getLogger("uvicorn.error")
 # What uvicorn says of responses that we leave without their end, and of requests that it ends
 # when we told it to. Both have been told already, with their cause.
@@ -60,6 +65,7 @@ def server_for(
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[], None] | None = None,
     on_stopping: OnStopping | None = None,
+    on_hangup: Reload | None = None,
 ) -> uvicorn.Server:
     """A server that is not running yet: its own `run(sockets=[bind(host, port)])` starts it.
 
@@ -69,7 +75,7 @@ def server_for(
     requests = _Requests(app)
     config = config_for(requests, "on", shutdown_timeout_s)
     stopping = None if on_stopping is None else lambda n: on_stopping(n, shutdown_timeout_s)
-    return _Server(config, requests, on_ready, stopping)
+    return _Server(config, requests, on_ready, stopping, on_hangup)
 
 
 def config_for(
@@ -101,11 +107,13 @@ def run(
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[str], None] | None = None,
     on_stopping: OnStopping | None = None,
+    on_hangup: Reload | None = None,
 ) -> None:
     """Serves until a signal comes, which is raised again at the end. Prints nothing.
 
-    `on_ready` is told the base URL once connections are accepted. Raises `ConfigError` if the
-    address cannot be had.
+    `on_ready` is told the base URL once connections are accepted. `on_hangup` runs for SIGHUP, one
+    at a time, and once more if others came meanwhile; None leaves the signal its usual meaning.
+    Raises `ConfigError` if the address cannot be had.
     """
     with bind(host, port) as listener:
         url = base_url(listener)
@@ -114,6 +122,7 @@ def run(
             shutdown_timeout_s=shutdown_timeout_s,
             on_ready=None if on_ready is None else lambda: on_ready(url),
             on_stopping=on_stopping,
+            on_hangup=on_hangup,
         )
         server.run(sockets=[listener])
 
@@ -132,6 +141,8 @@ class _Requests:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self.is_closed = False
+        """Whether new requests are refused."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -149,6 +160,9 @@ class _Requests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if self.is_closed:
+            await send_json(send, SHUTTING_DOWN.envelope, SHUTTING_DOWN.status, _ELSEWHERE)
             return
         task = asyncio.current_task()
         assert task is not None
@@ -185,11 +199,13 @@ class _Server(uvicorn.Server):
         requests: _Requests,
         on_ready: Callable[[], None] | None,
         on_stopping: Callable[[int], None] | None,
+        on_hangup: Reload | None,
     ) -> None:
         super().__init__(config)
         self._requests = requests
         self._on_ready = on_ready
         self._on_stopping = on_stopping
+        self._hangups = None if on_hangup is None else Hangups(on_hangup)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -201,6 +217,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._hangups is not None:
+            self._hangups.listen(self._loop)
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
             self._on_ready()
@@ -208,11 +226,18 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._on_stopping is not None:
             self._on_stopping(len(self._requests))
+        if self._hangups is not None:
+            await self._hangups.ended()
+        await self._requests.ended(self.config.timeout_graceful_shutdown or 0)
+        if len(self._requests):
+            # Their time is up: uvicorn has none left to give.
+            self.config.timeout_graceful_shutdown = 0
         await super().shutdown(sockets)
         # Whoever was cut off may have yet to say so, and the process may end with this.
         await self._requests.ended(_FAREWELL_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._requests.is_closed = True
         if self.should_exit and self._loop is not None:
             self.force_exit = True
             self._loop.call_soon_threadsafe(self._requests.cancel)

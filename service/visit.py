@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from coe.routing import RoutingDecision
 from coe.service.decision import decision_headers
 from coe.service.errors import ModelNotFound, answer_for
 from coe.service.gateway import Gateway
+from coe.service.notes import current_notes
 from coe.service.reply import Header, send_body
 from coe.service.telling import Telling
 from coe.service.time_limit import TimeLimit
@@ -69,8 +71,12 @@ class Visit:
     receipt: Receipt = field(default_factory=Receipt)
 
     async def serve(self) -> None:
+        began_s = time.perf_counter()
         async with self.listener.in_time():
             decision = await self._decide()
+        notes = current_notes()
+        notes.decided(decision, decision.query_id, time.perf_counter() - began_s)
+        notes.asks(self.call.generation.ask or "")
         self._traced(decision.experts)
         if self.call.is_streamed:
             await self._stream(decision)
@@ -163,6 +169,7 @@ class Visit:
         except Exception as error:
             if not is_started:
                 raise
+            current_notes().failed(error)
             told = _piece(telling.fail(answer_for(error, listener.request_id).envelope))
             with suppress(TimeoutError):
                 # Whoever reads no more must not hold this request for ever.

@@ -90,11 +90,12 @@ def _kinds(engine: Engine) -> list[type[Engine]]:
 
 
 def test_remote_experts_are_guarded_and_others_are_not(load: Load, tmp_path: Path) -> None:
+    remote = [ImpatientEngine, OpenAIEngine]
     bare = load()
-    assert _kinds(bare.engines["far"]) == [BreakingEngine, RetryingEngine, OpenAIEngine]
+    assert _kinds(bare.engines["far"]) == [BreakingEngine, RetryingEngine, *remote]
     assert _kinds(bare.engines["near"]) == [ScriptedEngine]
     limited = load(", hosting: {max_in_flight: 3}, reliability: {breaker: false}")
-    assert _kinds(limited.engines["far"]) == [LimitedEngine, RetryingEngine, OpenAIEngine]
+    assert _kinds(limited.engines["far"]) == [LimitedEngine, RetryingEngine, *remote]
     off = load(top="reliability: {retries: false, breaker: false}", records=tmp_path / "r")
     assert _kinds(off.engines["far"]) == [RecordingEngine, OpenAIEngine]
 

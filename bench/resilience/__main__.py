@@ -10,11 +10,12 @@ fail on command. Clients ask on schedule however late the answers are.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 from bench.resilience.scenes import Row, scenes
 from bench.serving import ROOT
@@ -35,7 +36,7 @@ def main() -> None:
         for name in names:
             place = Path(folder) / name
             place.mkdir()
-            rows.append(asyncio.run(known[name](place)))
+            rows.append(uvloop.run(known[name](place)))
             print(json.dumps(rows[-1]), flush=True)
     if not chosen.quick and not chosen.only:
         command = "python -m bench.resilience"

@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import aiohttp
+import orjson
+
+from bench.resilience.wire import Wire
 
 PATIENCE_S = 20.0
 """A client that has waited so long has been hung up on by nobody: that is a failure of ours."""
@@ -19,7 +20,10 @@ class Outcome:
     """What came of one request. Seconds on the monotonic clock."""
 
     due_s: float
+    asked_s: float = 0.0
+    """When it went out: later than due where whoever asks has no time."""
     ended_s: float = 0.0
+    is_streamed: bool = False
     status: int = 0
     """0: no response at all."""
     problem: str | None = None
@@ -40,6 +44,11 @@ class Outcome:
     def latency_s(self) -> float:
         return self.ended_s - self.due_s
 
+    @property
+    def is_cut(self) -> bool:
+        """A stream that had begun and was not brought to its end."""
+        return self.is_streamed and self.status == 200 and not self.is_good
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -51,77 +60,59 @@ class Ask:
     """The deadline that the client tells the gateway."""
 
 
-def session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=PATIENCE_S),
+async def ask(wire: Wire, kind: Ask, number: int, due_s: float | None = None) -> Outcome:
+    """Never raises: what goes wrong is in the outcome. `due_s` None: now."""
+    now = time.monotonic()
+    outcome = Outcome(now if due_s is None else due_s, now, is_streamed=kind.is_streamed)
+    headers = "" if kind.timeout_s is None else f"x-coe-timeout: {kind.timeout_s:g}\r\n"
+    body = orjson.dumps(
+        {
+            "model": kind.model,
+            "messages": [{"role": "user", "content": f"What is {number} + {number % 7}?"}],
+            "stream": kind.is_streamed,
+        }
     )
-
-
-async def ask(http: aiohttp.ClientSession, url: str, kind: Ask, number: int) -> Outcome:
-    """Never raises: what goes wrong is in the outcome."""
-    return await ask_at(http, url, kind, number, time.monotonic())
-
-
-async def ask_at(
-    http: aiohttp.ClientSession, url: str, kind: Ask, number: int, due_s: float
-) -> Outcome:
-    outcome = Outcome(due_s)
-    headers = {} if kind.timeout_s is None else {"x-coe-timeout": f"{kind.timeout_s:g}"}
-    body: dict[str, Any] = {
-        "model": kind.model,
-        "messages": [{"role": "user", "content": f"What is {number} + {number % 7}?"}],
-        "stream": kind.is_streamed,
-    }
     try:
-        async with http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
-            outcome.status = response.status
-            outcome.retry_after = response.headers.get("retry-after")
-            outcome.expert = response.headers.get("x-coe-expert", "")
-            if response.status != 200:
-                outcome.problem = f"status {response.status}"
-                await response.read()
-            elif kind.is_streamed:
-                await _hear(response, outcome)
-            else:
-                answer = await response.json()
-                if not answer["choices"][0]["message"]["content"]:
-                    outcome.problem = "empty"
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await wire.post("/v1/chat/completions", body, headers, outcome)
+        outcome.problem = _problem(outcome, answer)
+    except (OSError, ValueError, LookupError) as error:
         outcome.problem = type(error).__name__
     outcome.ended_s = time.monotonic()
     return outcome
 
 
-async def _hear(response: aiohttp.ClientResponse, outcome: Outcome) -> None:
-    async for line in response.content:
-        if line.startswith(b"data: [DONE]"):
-            outcome.has_done = True
-        elif line.startswith(b'data: {"error"'):
-            outcome.has_error_event = True
-        elif b'"content":"word' in line or b'"content": "word' in line:
-            outcome.n_pieces += 1
-    if outcome.has_error_event or not outcome.has_done:
-        outcome.problem = "cut"
+def _problem(outcome: Outcome, answer: bytes) -> str | None:
+    if outcome.status != 200:
+        return f"status {outcome.status}"
+    if outcome.is_streamed:
+        return "cut" if outcome.has_error_event or not outcome.has_done else None
+    return None if orjson.loads(answer)["choices"][0]["message"]["content"] else "empty"
 
 
-async def open_loop(
-    http: aiohttp.ClientSession, url: str, kinds: list[Ask], rate: float, seconds: float
-) -> list[Outcome]:
+async def open_loop(wire: Wire, kinds: list[Ask], rate: float, seconds: float) -> list[Outcome]:
     """On schedule however late the answers are; the kinds take turns at random."""
     draw = random.Random(0)
     started_s = time.monotonic() + 0.05
     tasks: list[asyncio.Task[Outcome]] = []
     for number in range(int(rate * seconds)):
         due_s = started_s + number / rate
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        if (wait_s := due_s - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
         kind = draw.choice(kinds)
-        tasks.append(asyncio.create_task(ask_at(http, url, kind, number, due_s)))
+        tasks.append(asyncio.create_task(ask(wire, kind, number, due_s)))
     return list(await asyncio.gather(*tasks))
 
 
 def quantile_s(outcomes: list[Outcome], share: float) -> float | None:
-    latencies = sorted(outcome.latency_s for outcome in outcomes)
-    if not latencies:
-        return None
-    return latencies[min(len(latencies) - 1, int(share * len(latencies)))]
+    return _quantile([outcome.latency_s for outcome in outcomes], share)
+
+
+def late_s(outcomes: list[Outcome], share: float) -> float | None:
+    """How late whoever asks was: what the latencies have in them that is not the gateway's."""
+    return _quantile([outcome.asked_s - outcome.due_s for outcome in outcomes], share)
+
+
+def _quantile(values: list[float], share: float) -> float | None:
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else None

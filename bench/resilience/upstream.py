@@ -2,8 +2,8 @@
 
     python -m bench.resilience.upstream --port 8100
 
-`POST /fail/<way>` sets how it fails from then on (`none` ends it) and `GET /counts` tells what
-it has seen. Written on bare transports, because what is to be shown are connections that break.
+`POST /fail/<way>` sets how it fails from then on (`none` ends it), `POST /chunks/<n>` how long its
+streams are, and `GET /counts` tells what it has seen. Written on bare transports, because what is to be shown are connections that break.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class State:
 
     def __init__(self) -> None:
         self.way = "none"
+        self.n_chunks = N_CHUNKS
         self.counts: Counter[str] = Counter()
 
 
@@ -72,6 +73,9 @@ class Connection(asyncio.Protocol):
         url = self._url.decode()
         if url.startswith("/fail/"):
             self._state.way = url.removeprefix("/fail/")
+            self._transport.write(_whole(b"{}"))
+        elif url.startswith("/chunks/"):
+            self._state.n_chunks = int(url.removeprefix("/chunks/"))
             self._transport.write(_whole(b"{}"))
         elif url == "/counts":
             self._transport.write(_whole(orjson.dumps(dict(self._state.counts))))
@@ -114,7 +118,7 @@ class Connection(asyncio.Protocol):
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
-        for number in range(N_CHUNKS):
+        for number in range(self._state.n_chunks):
             self._transport.write(_piece(_event({"content": f"word{number} "})))
             await asyncio.sleep(THINK_S)
             if way in ("cut-stream", "reset-mid-body") and number == N_CHUNKS // 2:

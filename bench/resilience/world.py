@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import aiohttp
 import psutil
 
 from bench.gateway.processes import GATEWAY_CORE, OTHER_CORE, Server, free_port, serving
-from bench.resilience.load import session
+from bench.resilience.wire import Wire
 from bench.serving import ROOT
 
 _START_S = 60.0
@@ -27,7 +27,11 @@ class World:
     """Experts are named after the letters of the alphabet; `a` is the one that fails."""
 
     url: str
+    wire: Wire
+    """To the gateway."""
     http: aiohttp.ClientSession
+    """To the experts."""
+    config: Path
     gateway: Server
     experts: Mapping[str, str]
     """Expert → address, without `/v1`."""
@@ -36,6 +40,25 @@ class World:
     async def fail(self, way: str, expert: str = "a") -> None:
         async with self.http.post(f"{self.experts[expert]}/fail/{way}") as response:
             response.raise_for_status()
+
+    async def chunks(self, n: int, expert: str = "a") -> None:
+        """Its streams have so many chunks from now on."""
+        async with self.http.post(f"{self.experts[expert]}/chunks/{n}") as response:
+            response.raise_for_status()
+
+    async def until_answering(self, n: int, experts: str = "a") -> None:
+        """Returns once so many are being answered, all in all."""
+        while True:
+            counts = [await self.counts(letter) for letter in experts]
+            if sum(count.get("answering", 0) for count in counts) >= n:
+                return
+            await asyncio.sleep(0.01)
+
+    def rewrite(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Changes what the configuration file says; nobody is told."""
+        told = json.loads(self.config.read_text("utf-8"))
+        change(told)
+        self.config.write_text(json.dumps(told), "utf-8")
 
     async def counts(self, expert: str = "a") -> dict[str, int]:
         async with self.http.get(f"{self.experts[expert]}/counts") as response:
@@ -70,8 +93,12 @@ async def world(
         gateway = stack.enter_context(
             serving([*command, "--port", str(port)], folder / "gateway", GATEWAY_CORE)
         )
-        http = await stack.enter_async_context(session())
-        made = World(f"http://127.0.0.1:{port}", http, gateway, experts, servers)
+        timeout = aiohttp.ClientTimeout(total=_START_S)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        url = f"http://127.0.0.1:{port}"
+        wire = Wire(url)
+        stack.callback(wire.close)
+        made = World(url, wire, http, config, gateway, experts, servers)
         for url in (*experts.values(), made.url):
             await _answers(http, url)
         yield made

@@ -19,7 +19,7 @@ from coe.engines.recording_engine import RecordingEngine
 from coe.engines.retrying import RetryBudget, RetryingEngine
 from coe.errors import ConfigError
 from coe.experts import Expert
-from coe.reliability import RetryRules
+from coe.reliability import UNGUARDED, RetryRules
 
 
 class Guards:
@@ -30,9 +30,14 @@ class Guards:
     def __init__(self, config: Config, records: Path | None = None) -> None:
         """`records`: the folder that answers are recorded in; None records nothing."""
         rules = config.reliability.retries or RetryRules()
+        self._reliability = config.reliability
         self._file = config.file
         self.budget = RetryBudget(rules.budget_share, rules.budget_reserve, rules.failover_reserve)
         self._records = records
+
+    def of(self, config: Config) -> Guards:
+        """Those of a configuration read later: with the same budget if it has the same rules."""
+        return self if config.reliability == self._reliability else Guards(config, self._records)
 
     def around(self, expert: Expert, engine: Engine, is_hosted: bool) -> Engine:
         """The engine as it is to be asked. Raises `ConfigError`.
@@ -48,7 +53,7 @@ class Guards:
                 file=str(self._file),
                 key="experts",
             )
-        if not is_hosted:
+        if not is_hosted and expert.reliability != UNGUARDED:
             engine = ImpatientEngine(engine)
         if retries is not None and retries.max_retries:
             engine = RetryingEngine(engine, retries, self.budget)

@@ -7,17 +7,12 @@ import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 
-from coe.assembly.engines import adapter_for, engine_for
-from coe.assembly.guards import Guards
 from coe.assembly.hosting import is_hosted, tenant_of
-from coe.composition import Composition
-from coe.config import Config
+from coe.assembly.served import Served
 from coe.config.describing import kind_of, read_expert
 from coe.engines.base import Engine
-from coe.engines.local_memory import LocalMemory
 from coe.errors import ConfigError, RequestError, UnknownExpert
-from coe.experts import Expert, ExpertPool, VllmLoraSpec
-from coe.scheduling.dispatcher import Dispatcher
+from coe.experts import Expert, ExpertPool
 from coe.scheduling.hosted import HostedEngine
 from coe.scheduling.report import DeviceReport, HostingReport, SiteReport
 from coe.scheduling.transitions import Counts
@@ -67,22 +62,16 @@ class PoolReport:
 class Operator:
     """Sees and changes a pool that serves. On its event loop; nothing is written to files."""
 
-    def __init__(
-        self, config: Config, composition: Composition, dispatcher: Dispatcher, memory: LocalMemory
-    ) -> None:
-        """`dispatcher`: the composition's, whether it hosts anybody yet or not."""
-        self._config = config
-        self._composition = composition
-        self._dispatcher = dispatcher
-        self._memory = memory
-        self._guards = Guards(config)
-        self._experts = {expert.id: expert for expert in composition.pool}
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self._composition = served.composition
+        self._dispatcher = served.dispatcher
         self._retiring: set[asyncio.Task[None]] = set()
         self._began_s = time.monotonic()
 
     @property
     def startup_timeout_s(self) -> float:
-        return self._config.startup_timeout_s
+        return self.served.config.startup_timeout_s
 
     def site(self) -> SiteReport | None:
         """What is hosted here; None: it cannot be looked at."""
@@ -139,21 +128,21 @@ class Operator:
         """One more expert, as it would stand under `experts` in the pool's file. It answers by
         name at once. Raises `ConfigError` that names the key, and has changed nothing then.
         """
-        expert = read_expert(given, self._config.file, self._config.reliability)
+        expert = read_expert(given, self.served.config.file, self.served.config.reliability)
         pool = ExpertPool((*self._composition.pool.experts, expert))
-        config = replace(self._config, pool=pool)
+        config = replace(self.served.config, pool=pool)
         try:
-            inner = self._engine(expert, config)
+            inner = self.served.engine(expert, config)
             tenant = tenant_of(config, expert) if is_hosted(expert) else None
             engine = inner if tenant is None else HostedEngine(inner, self._dispatcher)
-            engine = self._guards.around(expert, engine, tenant is not None)
+            engine = self.served.guards.around(expert, engine, tenant is not None)
             if tenant is not None:
                 self._dispatcher.add(tenant, inner)
         except ConfigError as error:
             _, _, key = (error.key or "").partition("].")
             raise ConfigError(error.problem, key=key or None) from None
         self._composition.members.add(expert, engine)
-        self._experts[expert.id] = expert
+        self.served.experts[expert.id] = expert
         return expert
 
     async def remove(self, expert_id: str, timeout_s: float) -> bool:
@@ -162,7 +151,7 @@ class Operator:
         """
         members = self._composition.members
         members.check_removable(expert_id)
-        if expert_id == self._config.router.aggregator.expert:
+        if expert_id == self.served.config.router.aggregator.expert:
             raise RequestError(
                 f"expert {expert_id!r} writes this pool's answers (router.aggregator.expert) and "
                 "cannot be removed while it serves"
@@ -177,11 +166,6 @@ class Operator:
         members.remove(expert_id)
         return await _in_time(asyncio.shield(leaving), timeout_s)
 
-    def _engine(self, expert: Expert, config: Config) -> Engine:
-        if isinstance(expert.engine, VllmLoraSpec):
-            return adapter_for(expert, expert.engine, self._dispatcher.engines, config)
-        return engine_for(expert, self._memory, config)
-
     async def _retire(self, expert_id: str, engine: Engine) -> None:
         while _running(self._composition.count_of(expert_id)) > 0:
             await asyncio.sleep(_LOOK_S)
@@ -195,7 +179,7 @@ class Operator:
         engine = members.engines[expert_id] if is_here else self._dispatcher.engines[expert_id]
         return ExpertReport(
             id=expert_id,
-            kind=kind_of(self._experts[expert_id].engine),
+            kind=kind_of(self.served.experts[expert_id].engine),
             state=engine.state.value,
             is_routed=is_here and expert_id in self._composition.router.pool.ids,
             is_removed=not is_here,

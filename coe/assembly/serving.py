@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coe.aggregation import (
@@ -21,6 +21,7 @@ from coe.assembly.guards import Guards
 from coe.assembly.hosting import hosted
 from coe.assembly.operating import Operator
 from coe.assembly.scorers import configured_kind
+from coe.assembly.served import Served
 from coe.composition import Composition, Conduct
 from coe.config import AggregatorConfig, Config, load_config
 from coe.counting import CountedEngines
@@ -60,15 +61,15 @@ def load_operated(
     """As `load_composition`, and what an operator may do to it while it serves."""
     config = source if isinstance(source, Config) else load_config(source)
     memory = local_memory(config)
-    composition, dispatcher = _composed(config, records, SwapScheduler, memory)
+    composition, dispatcher, guards = _composed(config, records, SwapScheduler, memory)
     assert dispatcher is not None, "an open pool has one in any case"
-    return composition, Operator(config, composition, dispatcher, memory)
+    return composition, Operator(Served(config, composition, dispatcher, memory, guards))
 
 
 def load_planned(source: Path | Config) -> tuple[Composition, PlannedPool | None]:
     """As `load_composition`, for a batch: its hosted experts follow a plan; None: nobody is."""
     config = _unmoved(source if isinstance(source, Config) else load_config(source))
-    composition, dispatcher = _composed(config, None, PlannedScheduler)
+    composition, dispatcher, _ = _composed(config, None, PlannedScheduler)
     return composition, _planned_pool(config, dispatcher)
 
 
@@ -92,14 +93,30 @@ def _planned_pool(config: Config, dispatcher: Dispatcher | None) -> PlannedPool 
     return PlannedPool(dispatcher, dispatcher.scheduler, writer)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a configuration routes with, read and checked."""
+
+    config: Config
+    artifact: Artifact | None
+    router: Router
+    vote: LearnedVote | None
+
+
+def prepare(config: Config) -> Prepared:
+    """Reads the artifact and the encoder; takes its time. Raises `ConfigError`, `PoolMismatch`."""
+    artifact = _artifact(config)
+    return Prepared(config, artifact, _router(config, artifact), _vote(config, artifact))
+
+
 def _composed(
     config: Config,
     records: Path | None,
     make: type[SwapScheduler],
     memory: LocalMemory | None = None,
-) -> tuple[Composition, Dispatcher | None]:
+) -> tuple[Composition, Dispatcher | None, Guards]:
     """`memory`: what local experts share, of a pool that experts may be added to."""
-    artifact = _artifact(config)
+    prepared = prepare(config)
     is_open = memory is not None
     engines, dispatcher = hosted(config, engines_for(config, memory), make, is_open)
     guards = Guards(config, records)
@@ -111,22 +128,22 @@ def _composed(
         }
     )
     composition = Composition(
-        _router(config, artifact),
+        prepared.router,
         counted,
-        aggregator_for(config.router.aggregator, counted, _vote(config, artifact)),
-        conduct_for(config, artifact, guards.budget),
+        aggregator_for(config.router.aggregator, counted, prepared.vote),
+        conduct_for(prepared, guards.budget),
         close=None if dispatcher is None else dispatcher.shut_down,
     )
-    return composition, dispatcher
+    return composition, dispatcher, guards
 
 
-def conduct_for(config: Config, artifact: Artifact | None, budget: RetryBudget) -> Conduct:
-    told = config.router
+def conduct_for(prepared: Prepared, budget: RetryBudget) -> Conduct:
+    config, told = prepared.config, prepared.config.router
     return Conduct(
         failovers=told.failovers,
         first_word_share=told.first_word_share,
         switch_cost=told.switch_cost,
-        decides_slowly=_decides_slowly(config, artifact),
+        decides_slowly=_decides_slowly(config, prepared.artifact),
         budget=budget,
     )
 

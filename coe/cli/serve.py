@@ -35,17 +35,27 @@ def serve(
         typer.Option(min=0, max=65535, help="Port of the admin API, which needs COE_ADMIN_KEY."),
     ] = None,
     admin_host: Annotated[str, typer.Option(help="Where the admin API listens.")] = "127.0.0.1",
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A line of JSON on stderr for each request.")
+    ] = False,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="The same, with what was asked.")
+    ] = False,
 ) -> None:
     """Serve the pool as an OpenAI-compatible gateway."""
     from coe.assembly import load_operated
-    from coe.assembly.reloading import Reloader
     from coe.assembly.hosting import bound_warning_of
+    from coe.assembly.reloading import Reloader
     from coe.cli.state import open_state, settings_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
     from coe.scheduling.trace_log import TraceLog
-    from coe.service.app import create_app
+    from coe.service.app import gateway_app
+    from coe.service.gateway import Gateway
+    from coe.service.metrics import kinds_in
+    from coe.service.request_log import RequestLog, write_json_lines
     from coe.service.server import run
+    from coe.service.tracing import tracing_or_none
 
     loaded = load_config(config)
     composition, operator = load_operated(loaded, record)
@@ -59,7 +69,12 @@ def serve(
     feedback = None if kept is None else FeedbackLog(kept)
     trace = None if loaded.trace is None else TraceLog(loaded.trace)
     store = open_state(loaded, _say)
-    app: App = create_app(composition, settings_of(loaded), feedback, trace, store)
+    gateway = Gateway(composition, settings_of(loaded), feedback, trace, store, operator.site)
+    if log_requests or log_prompts:
+        write_json_lines(sys.stderr)
+        gateway.log = RequestLog(keeps_prompts=log_prompts)
+    gateway.tracing = tracing_or_none(kinds_in(lambda: gateway.composition))
+    app: App = gateway_app(gateway)
     with ExitStack() as doors:
         if admin_port is not None:
             app = doors.enter_context(_with_admin(app, operator, admin_host, admin_port))

@@ -48,11 +48,11 @@ class _PlainText:
         model = tokenizer.model
         prefix = model.continuing_subword_prefix
         self._most_chars = model.max_input_chars_per_word
-        # Longer than a word may be, and therefore never found.
-        found = {p: id_ for p, id_ in vocabulary.items() if len(p) <= self._most_chars}
-        self._first = _by_prefix({p: i for p, i in found.items() if not p.startswith(prefix)})
+        first = {p: id_ for p, id_ in vocabulary.items() if not p.startswith(prefix)}
+        # What is longer than a word may be is never found.
+        self._first = _by_prefix({p: i for p, i in first.items() if len(p) <= self._most_chars})
         self._next = _by_prefix(
-            {p.removeprefix(prefix): i for p, i in found.items() if p.startswith(prefix)}
+            {p.removeprefix(prefix): i for p, i in vocabulary.items() if p.startswith(prefix)}
         )
         self._unknown = [vocabulary[model.unk_token]]
         self._names = [t.content for t in tokenizer.get_added_tokens_decoder().values()]

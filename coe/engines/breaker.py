@@ -11,6 +11,7 @@ Pure: outcomes and the time in, decisions out. No clock and no task; `breaking` 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,8 @@ from enum import Enum
 from coe.reliability import BreakerRules
 
 _BUCKETS = 10
+_MOMENT_S = 0.02
+"""What fails at once, as when this process was held up, is one failure of those in a row."""
 
 
 class BreakerState(Enum):
@@ -46,7 +49,8 @@ class Breaker:
         """Within the window; while open, those that opened it."""
         self.n_failed = 0
         self.n_in_a_row = 0
-        """Failures since the last answer."""
+        """Moments at which something failed, since the last answer."""
+        self._failed_s = -math.inf
         self.n_openings = 0
         self._buckets: deque[list[float]] = deque()
         self._epoch = 0
@@ -127,7 +131,11 @@ class Breaker:
 
     def _count(self, now: float, ok: bool) -> None:
         """Into buckets of a tenth of the window: what is remembered does not grow with the load."""
-        self.n_in_a_row = 0 if ok else self.n_in_a_row + 1
+        if ok:
+            self.n_in_a_row = 0
+        elif now >= self._failed_s + _MOMENT_S:
+            self.n_in_a_row += 1
+            self._failed_s = now
         width_s = self.rules.window_s / _BUCKETS
         if not self._buckets or now >= self._buckets[-1][0] + width_s:
             self._buckets.append([now, 0, 0])

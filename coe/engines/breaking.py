@@ -89,7 +89,7 @@ class BreakingEngine(WrappingEngine):
 
 def _told(breaker: Breaker) -> str:
     if breaker.n_in_a_row >= breaker.rules.in_a_row:
-        return f"{breaker.n_in_a_row} requests one after the other"
+        return f"{breaker.n_in_a_row} times in a row"
     return f"{breaker.n_failed} of its last {breaker.n_calls} requests"
 
 

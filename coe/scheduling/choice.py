@@ -14,12 +14,12 @@ from enum import IntEnum
 from coe.scheduling.lane import Lane
 from coe.scheduling.terms import Residency, SwapRules
 
-AGING = 2.0
+AGING = 1.0
 """A ticket that has waited for a round weighs so many times more again than a fresh one."""
-PATIENCE = 1.5
-"""An expert whose oldest ticket has waited for so many rounds has twice the claim."""
+PATIENCE = 1.3
+"""Waiting is twice as dear for an expert whose oldest ticket has waited for so many rounds."""
 STEEPNESS = 4.0
-"""The power by which a claim grows with that age."""
+"""The power of that age by which it grows dearer."""
 LEAST_ROUND_S = 1e-3
 NEWTON_STEPS = 4
 
@@ -53,21 +53,24 @@ class Round:
     """
 
     length_s: float = LEAST_ROUND_S
+    visit_s: float = LEAST_ROUND_S
+    """Swap and service of one expert, on average."""
     waiting: float = 0.0
     """Weight of those who wait for a swap, for each expert there is room for."""
 
 
 def round_of(lanes: Iterable[Lane]) -> Round:
     """One swap and visit of each expert that somebody waits for or runs on, over those resident."""
-    seconds, waiting, n_resident = 0.0, 0.0, 0
+    seconds, n_visits, waiting, n_resident = 0.0, 0, 0.0, 0
     for lane in lanes:
         n_resident += lane.is_on_device
         if lane.line or lane.granted:
             seconds += lane.load_s.value + lane.leave_s + lane.serving_s
+            n_visits += 1
         if lane.residency in (Residency.DISK, Residency.ASLEEP):
             waiting += lane.line.weight
-    n_slots = max(1, n_resident)
-    return Round(max(LEAST_ROUND_S, seconds / n_slots), waiting / n_slots)
+    seconds, n_slots = max(LEAST_ROUND_S, seconds), max(1, n_resident)
+    return Round(seconds / n_slots, seconds / max(1, n_visits), waiting / n_slots)
 
 
 def quantum_s(lane: Lane, rules: SwapRules) -> float:
@@ -83,8 +86,10 @@ def bid_of(lane: Lane, now: float, rules: SwapRules, round_: Round) -> Bid:
     deadline = lane.line.earliest_deadline()
     if deadline is not None and now >= urgent_at(lane, deadline):
         return Bid(Claim.URGENT, deadline)
-    strength = waiting_work(lane, now, round_) * impatience(lane, now, round_)
-    return Bid(Claim.ORDINARY, -strength / (lane.swap_s + lane.serving_s))
+    # What age adds is not held against an expert that is dear to serve or not yet measured.
+    for_age = (impatience(lane, now, round_) - 1.0) / round_.visit_s
+    worth = 1.0 / (lane.swap_s + lane.serving_s) + for_age
+    return Bid(Claim.ORDINARY, -waiting_work(lane, now, round_) * worth)
 
 
 def urgent_at(lane: Lane, deadline_s: float) -> float:
@@ -93,12 +98,12 @@ def urgent_at(lane: Lane, deadline_s: float) -> float:
 
 
 def waiting_work(lane: Lane, now: float, round_: Round) -> float:
-    """Weight of those who wait, each counted twice at half a round of age and so on."""
+    """Weight of those who wait, each counted twice at a round of age and so on."""
     return lane.line.weight + lane.line.waited_s(now) * AGING / round_.length_s
 
 
 def impatience(lane: Lane, now: float, round_: Round) -> float:
-    """How much stronger its claim is for the age of its oldest ticket; 1 if that is fresh.
+    """How many times dearer waiting is for the age of the oldest ticket; 1 if that is fresh.
 
     Weight alone would keep an expert of few requests behind those of many for dozens of rounds.
     """

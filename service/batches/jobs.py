@@ -48,6 +48,8 @@ class _Job:
     life: asyncio.Task[None] | None = None
     requests: BatchFile | None = None
     is_cancelled: bool = False
+    defect: Errors = ()
+    """Ours, as the client is told of it."""
 
 
 class BatchJobs:
@@ -139,6 +141,8 @@ class BatchJobs:
         try:
             if job.is_cancelled:
                 await self._end(job, "cancelled")
+            elif job.defect:
+                await self._end(job, "failed", job.defect)
             else:
                 await self._work_to_its_end(job)
         except ShuttingDown:
@@ -146,10 +150,13 @@ class BatchJobs:
         except (OSError, StoreError) as error:
             _LOG.error("batch %s stands still: %s", job.batch.id, error)
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001 - the last place before the client hears nothing
             _LOG.exception("batch %s has failed", job.batch.id)
-            told = batch_error("internal_error", "the gateway failed; its log has the cause")
-            await self._end(job, "failed", told)
+            if job.defect:
+                return True  # There is no end to be had.
+            told = "the gateway failed; its log has the cause under the batch's id"
+            job.defect = batch_error("internal_error", told)
+            return await self._is_over(job)
         return True
 
     async def _work_to_its_end(self, job: _Job) -> None:
@@ -173,21 +180,24 @@ class BatchJobs:
 
         Raises `ShuttingDown`, `OSError` and `StoreError`.
         """
-        batch, place = job.batch, job.place
-        async with self._turns.turn(batch.tenant):
+        place = job.place
+        async with self._turns.turn(job.batch.tenant):
             if not await asyncio.to_thread(lambda: place.is_taken):
                 return batch_error("input_lost", "the gateway ended before it had the input")
             key = await self._key(place)
             if isinstance(key, CoeError):
                 return batch_error("invalid_api_key", str(key))
-            errors = await self._check(job, key)
+            batch = await self.store.batches.get(job.batch.tenant, job.batch.id)
+            is_new = batch.state == "validating"
+            errors = await self._check(job, key, is_new)
             if errors:
                 return errors
-            await self.store.batches.move(batch.id, "in_progress")
+            if is_new:
+                await self.store.batches.move(batch.id, "in_progress")
             await self._answer(job, key)
         return ()
 
-    async def _key(self, place: Place) -> ApiKey | None | CoeError:
+    async def _key(self, place: Place) -> ApiKey | CoeError | None:
         """Whose budget it is; an error if that key opens the gateway no more."""
         key_id = await asyncio.to_thread(lambda: place.key_id)
         if not key_id:
@@ -197,12 +207,11 @@ class BatchJobs:
             return ConfigError("the API key of this batch has expired or was revoked")
         return found[0]
 
-    async def _check(self, job: _Job, key: ApiKey | None) -> Errors:
+    async def _check(self, job: _Job, key: ApiKey | None, is_new: bool) -> Errors:
         composition, batch = self._gateway.composition, job.batch
         routed_model = self._gateway.settings.model_name
         allowed = None if key is None else key.limits.experts
         known = [id_ for id_ in composition.pool.ids if allowed is None or id_ in allowed]
-        is_new = batch.state == "validating"
         rules = LineRules(
             # What has been begun is gone on with; an expert that has gone is told line by line.
             (routed_model, *known) if is_new else None,
@@ -243,7 +252,7 @@ class BatchJobs:
             try:
                 await batches.move(batch.id, "finalizing")
             except BatchOver:
-                state = "cancelled"
+                state = "cancelled"  # Just now it was.
         output_id, error_id = await self._publish(job, state)
         try:
             moved = partial(
@@ -259,14 +268,17 @@ class BatchJobs:
         batch = await self.store.batches.get(job.batch.tenant, job.batch.id)
         if "in_progress" not in batch.times:
             return None, None
-        requests = job.requests
-        if requests is None:
-            rules = LineRules(None, (batch.endpoint,), None, self._gateway.settings.limits)
-            requests, _ = await asyncio.to_thread(check_requests, job.place.input, rules, 1)
+        requests = job.requests or await self._read_again(job)
         made = await asyncio.to_thread(job.place.publish, requests, state == "expired")
         self.store.batches.count(batch.id, len(requests), made.n_completed, made.n_failed)
         output_id = await self._adopted(batch, f"{batch.id}_output.jsonl", made.output)
         return output_id, await self._adopted(batch, f"{batch.id}_error.jsonl", made.errors)
+
+    async def _read_again(self, job: _Job) -> BatchFile:
+        """Of a batch that came to its end before this process had read it."""
+        rules = LineRules(None, (job.batch.endpoint,), None, self._gateway.settings.limits)
+        requests, _ = await asyncio.to_thread(check_requests, job.place.input, rules, 1)
+        return requests
 
     async def _adopted(self, batch: StoredBatch, name: str, path: Path | None) -> str | None:
         """Once, also if the process before had come as far."""

@@ -91,9 +91,7 @@ class WrongLine:
 class BatchFile:
     """The requests of a file that was checked, in order. In memory are only their places."""
 
-    def __init__(
-        self, file: Path, rules: LineRules, places: Mapping[str, tuple[int, str]]
-    ) -> None:
+    def __init__(self, file: Path, rules: LineRules, places: Mapping[str, tuple[int, str]]) -> None:
         """`places`: by custom id, where its line begins, and its request id."""
         self._file = file
         self._rules = rules
@@ -124,9 +122,7 @@ class BatchFile:
         return _request(line, self._rules)
 
 
-def read_requests(
-    file: Path, models: Sequence[str], passing: Passing | None = None
-) -> BatchFile:
+def read_requests(file: Path, models: Sequence[str], passing: Passing | None = None) -> BatchFile:
     """Checks every request of the file; blank lines are passed over.
 
     Nothing is asked of a file with a wrong line in it: raises `DatasetError` that names the first

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from coe.errors import nearest
 from coe.service.batches.lines import READS, WrongLine
+from coe.service.bounds import check_nesting
 from coe.service.errors import InvalidRequest
 from coe.store import StoredBatch
 
 _KEYS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
+_MOST_DEPTH = 4
 _MOST_PAIRS = 16
 _MOST_NAME_CHARS = 64
 _MOST_VALUE_CHARS = 512
@@ -36,8 +40,15 @@ class BatchCall:
     metadata: Mapping[str, str]
 
 
-def read_batch(raw: Mapping[str, Any]) -> BatchCall:
+def read_batch(body: bytes) -> BatchCall:
     """Raises `InvalidRequest`."""
+    check_nesting(body, _MOST_DEPTH)
+    try:
+        raw = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(raw, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     for key in raw:
         if key not in _KEYS:
             guess = nearest(key, _KEYS)

@@ -36,7 +36,7 @@ class Payer:
         finally:
             if receipt.experts:
                 latency_s = time.monotonic() - began_s
-                self._store.decisions.put(self._logged(asker, request, receipt, latency_s))
+                self._store.decisions.add(self._logged(asker, request, receipt, latency_s))
 
     def _charged(
         self, asker: Asker, request: BatchRequest, receipt: Receipt

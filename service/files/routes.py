@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 from coe.errors import DeadlineExceeded
 from coe.service.batches.jobs import BatchJobs
 from coe.service.batches.objects import batch_object, read_batch
-from coe.service.bounds import read_object
 from coe.service.errors import BodyTooSlow, InvalidRequest
 from coe.service.files.objects import file_object, page_object, read_page
 from coe.service.files.upload import PURPOSE, Upload
@@ -139,7 +138,7 @@ class BatchesDoor:
                 body = await read_body(receive, _BATCH_BYTES)
         except DeadlineExceeded:
             raise BodyTooSlow(timeout_s) from None
-        call = read_batch(read_object(body, self._gateway.settings.limits))
+        call = read_batch(body)
         batch = await self._jobs.submit(tenant_of(scope), key_of(scope), call)
         await send_json(send, batch_object(batch))
 

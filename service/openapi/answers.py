@@ -47,7 +47,9 @@ def answer_schemas() -> Mapping[str, Schema]:
             },
             ["role"],
         ),
+        "ChatCompletionChunk": _completion("chat.completion.chunk", {"delta": OBJECT}),
         "TextCompletion": _completion("text_completion", {"text": ANY_TEXT}),
+        "TextCompletionChunk": _completion("text_completion", {"text": ANY_TEXT}),
         "EmbeddingList": answer({"object": one_of("list"), "data": list_of(ref("Embedding"))}),
         "Embedding": answer(
             {

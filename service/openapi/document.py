@@ -9,8 +9,11 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from coe.errors import DISTRIBUTION
+from coe.service.gateway import Gateway
 from coe.service.openapi.answers import answer_schemas
+from coe.service.openapi.files import file_schemas, query_components
 from coe.service.openapi.headers import header_components, parameter_components
+from coe.service.openapi.operations import FILES, GENERATION, OTHERS
 from coe.service.openapi.paths import paths
 from coe.service.openapi.requests import request_schemas
 from coe.service.openapi.responses import responses_schemas
@@ -28,18 +31,22 @@ request is sent, such as `api_base`, are refused. Whatever fails is answered wit
 """
 
 
-def openapi_document(settings: ServiceSettings) -> Mapping[str, Any]:
-    """The document of a gateway with these settings."""
+def openapi_document(settings: ServiceSettings, keeps_files: bool = False) -> Mapping[str, Any]:
+    """The document of a gateway with these settings. `keeps_files`: whether it takes batches."""
     components: dict[str, Any] = {
         "schemas": {
-            **request_schemas(settings.limits),
+            **request_schemas(settings),
             **responses_schemas(settings.limits),
             **answer_schemas(),
             "Document": answer({"openapi": ANY_TEXT, "info": OBJECT, "paths": OBJECT}),
         },
-        "parameters": parameter_components(),
+        "parameters": {**parameter_components()},
         "headers": header_components(),
     }
+    operations = (*GENERATION, *OTHERS, *(FILES if keeps_files else ()))
+    if keeps_files:
+        components["schemas"] |= file_schemas()
+        components["parameters"] |= query_components()
     if settings.needs_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {
@@ -51,7 +58,7 @@ def openapi_document(settings: ServiceSettings) -> Mapping[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "paths": paths(settings.needs_key),
+        "paths": paths(operations, settings.needs_key),
         "components": components,
     }
 
@@ -59,8 +66,9 @@ def openapi_document(settings: ServiceSettings) -> Mapping[str, Any]:
 class Description:
     """The route. What it tells is written once."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
-        self._body = to_json(openapi_document(settings))
+    def __init__(self, gateway: Gateway) -> None:
+        document = openapi_document(gateway.settings, keeps_files=gateway.store is not None)
+        self._body = to_json(document)
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_body(send, self._body)

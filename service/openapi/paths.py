@@ -1,17 +1,18 @@
-"""The routes: what each takes, what it answers, and with which statuses it refuses."""
+"""The routes as OpenAPI writes them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from coe.service.errors import TABLE, UNEXPECTED
 from coe.service.openapi.headers import DECIDED, EVERY, RETRY, control_refs, header_refs
-from coe.service.openapi.shapes import ANY_TEXT, Schema, ref, told
+from coe.service.openapi.operations import Operation
+from coe.service.openapi.shapes import ANY_TEXT, Schema, any_of, one_of, record, ref
 
-_BODY = (400, 408, 413, 415)
-_GENERATION = (402, 404, 429, 500, 502, 503, 504)
+_JSON = "application/json"
+_FORM = "multipart/form-data"
+_BYTES = "application/octet-stream"
 _STREAM = "text/event-stream"
 _MEANINGS: Mapping[int, str] = {
     400: "The request is wrong; `param` names the field.",
@@ -19,6 +20,7 @@ _MEANINGS: Mapping[int, str] = {
     402: "The budget is spent.",
     404: "Not here.",
     408: "The body did not arrive in time.",
+    409: "Too late for that.",
     413: "The body is too large.",
     415: "The body is not said to be JSON.",
     429: "Refused for now.",
@@ -30,113 +32,11 @@ _MEANINGS: Mapping[int, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path."""
-
-    path: str
-    id: str
-    summary: str
-    answer: str
-    """Of a success: the schema's name."""
-    takes: str | None = None
-    """The schema's name; a request with a body is a POST."""
-    refusals: tuple[int, ...] = ()
-    method: str = ""
-    """Where it is neither a POST with a body nor a GET without one."""
-    generates: bool = False
-    is_streamable: bool = False
-    is_open: bool = False
-    """Whether it needs no key where others do."""
-
-
-_OPERATIONS = (
-    Operation(
-        "/v1/chat/completions",
-        "createChatCompletion",
-        "Answers a conversation.",
-        "ChatCompletion",
-        "ChatRequest",
-        (*_BODY, *_GENERATION),
-        generates=True,
-        is_streamable=True,
-    ),
-    Operation(
-        "/v1/completions",
-        "createCompletion",
-        "Answers a prompt; experts that are no servers answer it as a chat.",
-        "TextCompletion",
-        "CompletionRequest",
-        (*_BODY, *_GENERATION),
-        generates=True,
-        is_streamable=True,
-    ),
-    Operation(
-        "/v1/embeddings",
-        "createEmbedding",
-        "Passes texts on to the expert that is named.",
-        "EmbeddingList",
-        "EmbeddingRequest",
-        (*_BODY, *_GENERATION),
-        generates=True,
-    ),
-    Operation(
-        "/v1/responses",
-        "createResponse",
-        "Answers in the words of the Responses API.",
-        "Response",
-        "ResponseRequest",
-        (*_BODY, *_GENERATION),
-        generates=True,
-        is_streamable=True,
-    ),
-    Operation(
-        "/v1/responses/{response_id}",
-        "getResponse",
-        "Tells a response that is kept again.",
-        "Response",
-        refusals=(404,),
-    ),
-    Operation(
-        "/v1/responses/{response_id}",
-        "deleteResponse",
-        "Forgets a response.",
-        "DeletedResponse",
-        refusals=(404,),
-        method="delete",
-    ),
-    Operation(
-        "/v1/route",
-        "route",
-        "Says who would answer a conversation, and asks nobody.",
-        "Decision",
-        "RouteRequest",
-        (*_BODY, 404, 500, 503, 504),
-    ),
-    Operation(
-        "/v1/feedback",
-        "giveFeedback",
-        "Keeps what a client thought of an answer, for the next fit.",
-        "Feedback",
-        "FeedbackRequest",
-        (*_BODY, 404, 507),
-    ),
-    Operation("/v1/models", "listModels", "The model that routes, and every expert.", "ModelList"),
-    Operation(
-        "/v1/models/{model}", "getModel", "One of the models.", "ListedModel", refusals=(404,)
-    ),
-    Operation("/healthz", "live", "Whether the gateway runs.", "Liveness", is_open=True),
-    Operation("/readyz", "ready", "Whether the router can route.", "Readiness", is_open=True),
-    Operation("/openapi.json", "describe", "This document.", "Document", is_open=True),
-)
-
-
-def paths(needs_key: bool) -> Mapping[str, Schema]:
+def paths(operations: Sequence[Operation], needs_key: bool) -> Mapping[str, Schema]:
     items: defaultdict[str, Schema] = defaultdict(dict)
-    for operation in _OPERATIONS:
-        item = items[operation.path]
+    for operation in operations:
         method = operation.method or ("get" if operation.takes is None else "post")
-        item[method] = _described(operation, needs_key)
+        items[operation.path][method] = _described(operation, needs_key)
     return items
 
 
@@ -145,8 +45,8 @@ def _described(operation: Operation, needs_key: bool) -> Schema:
     refusals = {*operation.refusals, *((401, 503) if asks_key else ())}
     answers = {"200": _success(operation)}
     answers |= {str(status): _refusal(status) for status in sorted(refusals)}
-    if operation.path == "/readyz":
-        answers["503"] = _json("Not ready, and why.", operation.answer)
+    if operation.id == "ready":
+        answers["503"] = _answer("Not ready, and why.", operation.answer)
     described: Schema = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -154,7 +54,8 @@ def _described(operation: Operation, needs_key: bool) -> Schema:
         "responses": answers,
     }
     if operation.takes is not None:
-        content = {"application/json": {"schema": ref(operation.takes)}}
+        kind = _FORM if operation.is_form else _JSON
+        content = {kind: {"schema": ref(operation.takes)}}
         described["requestBody"] = {"required": True, "content": content}
     if asks_key:
         described["security"] = [{"key": []}]
@@ -167,35 +68,39 @@ def _parameters(operation: Operation) -> list[Schema]:
         {"name": name, "in": "path", "required": True, "schema": {**ANY_TEXT, "minLength": 1}}
         for name in names
     ]
+    in_query = [{"$ref": f"#/components/parameters/{name}"} for name in operation.query]
     takes_controls = operation.generates or operation.id == "route"
-    return in_path + (control_refs() if takes_controls else [])
+    return in_path + in_query + (control_refs() if takes_controls else [])
 
 
 def _success(operation: Operation) -> Schema:
-    described = _json(operation.summary, operation.answer)
+    described = _answer(operation.summary, operation.answer)
     if operation.generates:
         described["headers"] = header_refs((*EVERY, *DECIDED))
-    if operation.is_streamable:
-        events = told(ANY_TEXT, "Server-sent events, where `stream` is true.")
-        described["content"][_STREAM] = {"schema": events}
+    if operation.chunk is not None:
+        described["content"][_STREAM] = {"schema": _event(operation.chunk)}
     return described
 
 
+def _event(chunk: str) -> Schema:
+    """Where `stream` is true, one of the server-sent events."""
+    told = any_of(ref(chunk), ref("Error"))
+    in_json = {**ANY_TEXT, "contentMediaType": _JSON, "contentSchema": told}
+    return record({"event": ANY_TEXT, "data": any_of(one_of("[DONE]"), in_json)}, ["data"])
+
+
 def _refusal(status: int) -> Schema:
-    codes = _codes().get(status, ())
+    codes = _codes()[status]
     why = f" Codes: {', '.join(codes)}." if codes else ""
-    described = _json(_MEANINGS[status] + why, "Error")
+    described = _answer(_MEANINGS[status] + why, "Error")
     if status in (429, 503):
         described["headers"] = header_refs((*EVERY, *RETRY))
     return described
 
 
-def _json(description: str, schema: str) -> Schema:
-    return {
-        "description": description,
-        "headers": header_refs(EVERY),
-        "content": {"application/json": {"schema": ref(schema)}},
-    }
+def _answer(description: str, schema: str | None) -> Schema:
+    content = {_BYTES: {}} if schema is None else {_JSON: {"schema": ref(schema)}}
+    return {"description": description, "headers": header_refs(EVERY), "content": content}
 
 
 def _codes() -> Mapping[int, Sequence[str]]:

@@ -27,18 +27,22 @@ from coe.service.openapi.shapes import (
     whole,
 )
 from coe.service.request_limits import RequestLimits
+from coe.service.settings import ServiceSettings
 
 _NAME = text(1, 256)
 _INT64 = 2**63
 _PENALTY = number(-2, 2)
 
 
-def request_schemas(limits: RequestLimits) -> Mapping[str, Schema]:
+def request_schemas(settings: ServiceSettings) -> Mapping[str, Schema]:
     """The components, by name."""
+    limits = settings.limits
     sampling = _sampling(limits)
     chat = {**_chat_fields(limits), **sampling}
     return {
         "Model": told(_NAME, "The model that routes, or an expert's id; GET /v1/models has all."),
+        "Expert": told(ANY_TEXT, "An expert's id."),
+        "Policy": told(_NAME, "In place of the pool's own, such as `top-3`."),
         "Control": _control(),
         "StreamOptions": told(
             record({"include_usage": optional(BOOLEAN)}), "Only together with `stream`."
@@ -59,9 +63,13 @@ def request_schemas(limits: RequestLimits) -> Mapping[str, Schema]:
         "Message": any_of(ref("TextMessage"), ref("ServerMessage")),
         "Tool": record({"type": one_of("function"), "function": ref("Function")}, ["type"]),
         "Function": record({"name": ANY_TEXT, "parameters": OBJECT}, ["name"]),
-        "ChatRequest": record(chat, ["model", "messages"]),
-        "RouteRequest": record(chat, ["messages"]),
-        "CompletionRequest": record(_completion_fields(limits) | sampling, ["model", "prompt"]),
+        "ChatRequest": _streamable(record(chat, ["model", "messages"])),
+        "RouteRequest": _streamable(
+            record({**chat, "model": one_of(settings.model_name)}, ["messages"])
+        ),
+        "CompletionRequest": _streamable(
+            record({**_completion_fields(limits), **sampling}, ["model", "prompt"])
+        ),
         "EmbeddingRequest": record(_embedding_fields(limits), ["model", "input"]),
         "FeedbackRequest": _feedback(),
     }
@@ -74,12 +82,21 @@ def _control() -> Schema:
         "timeout_s": told(
             optional({"type": "number", "exclusiveMinimum": 0}), "For the whole answer."
         ),
-        "experts": told(optional(list_of(ANY_TEXT, 1, MOST_EXPERTS)), "Only these may answer."),
-        "policy": told(optional(_NAME), "In place of the pool's own, such as `top-3`."),
+        "experts": told(
+            optional(list_of(ref("Expert"), 1, MOST_EXPERTS)), "Only these may answer."
+        ),
+        "policy": optional(ref("Policy")),
         "affinity": told(optional(_NAME), "Requests of one name stay with one expert."),
         "cache": optional(one_of("use", "skip")),
     }
     return record(fields, is_closed=True)
+
+
+def _streamable(schema: Schema) -> Schema:
+    """`stream_options` only where there is a stream."""
+    has_options = {"required": ["stream_options"], "properties": {"stream_options": OBJECT}}
+    is_streamed = {"required": ["stream"], "properties": {"stream": one_of(True)}}
+    return {**schema, "if": has_options, "then": is_streamed}
 
 
 def _server_message(limits: RequestLimits) -> Schema:

@@ -67,6 +67,7 @@ def responses_schemas(limits: RequestLimits) -> Mapping[str, Schema]:
             ["type", "name"],
         ),
         "Response": _response(),
+        "ResponseEvent": answer({"type": ANY_TEXT, "sequence_number": COUNT}),
         "DeletedResponse": answer(
             {"id": ANY_TEXT, "object": one_of("response"), "deleted": one_of(True)}
         ),
@@ -97,7 +98,7 @@ def _request_fields(limits: RequestLimits) -> Mapping[str, Schema]:
         "input": any_of(ANY_TEXT, list_of(items, 1, limits.max_inputs)),
         "instructions": optional(ANY_TEXT),
         "max_output_tokens": optional(whole(1, limits.max_tokens)),
-        "max_tool_calls": optional(COUNT),
+        "max_tool_calls": optional({"type": "integer"}),
         "metadata": optional(
             {
                 "type": "object",
@@ -156,7 +157,7 @@ def _response() -> Schema:
             "incomplete_details": optional(OBJECT),
             "instructions": optional(ANY_TEXT),
             "max_output_tokens": optional(COUNT),
-            "max_tool_calls": optional(COUNT),
+            "max_tool_calls": optional({"type": "integer"}),
             "metadata": {"type": "object", "additionalProperties": ANY_TEXT},
             "parallel_tool_calls": BOOLEAN,
             "previous_response_id": optional(ANY_TEXT),

@@ -29,7 +29,7 @@ def read_items(given: object, earlier: Sequence[Mapping[str, Any]] = ()) -> list
     # Earlier answers are complete: a call in the input begins a message of its own.
     n_before = len(messages)
     for place, item in objects(given, "input"):
-        kind = item.get("type") or "message"
+        kind = "message" if item.get("type") is None else item["type"]
         if kind == "message":
             messages.append(_message(item, place))
         elif kind == "function_call":

@@ -53,17 +53,18 @@ _NOT_PASSED = frozenset(_OWN_NAMES.split()) | _REFUSED.keys()
 _LOGPROBS = "message.output_text.logprobs"
 # Reasoning is told in the open, so that nothing has to be carried back encrypted.
 _INCLUDABLE = (_LOGPROBS, "reasoning.encrypted_content")
-_ECHOED = (
-    "instructions",
-    "max_output_tokens",
-    "max_tool_calls",
-    "previous_response_id",
-    "prompt_cache_key",
-    "safety_identifier",
-    "temperature",
-    "top_p",
-    "user",
-)
+# What the response repeats, and of which type it has to be.
+_ECHOED: Mapping[str, type] = {
+    "instructions": str,
+    "max_output_tokens": int,
+    "max_tool_calls": int,
+    "previous_response_id": str,
+    "prompt_cache_key": str,
+    "safety_identifier": str,
+    "temperature": object,
+    "top_p": object,
+    "user": str,
+}
 _MAX_METADATA = 16
 _MAX_METADATA_KEY_CHARS = 64
 _MAX_METADATA_CHARS = 512
@@ -171,9 +172,10 @@ def _translated(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _echoed(raw: Mapping[str, Any]) -> dict[str, Any]:
     reasoning = raw.get("reasoning") or {}
+    echoed = {name: optional(raw, name, kind) for name, kind in _ECHOED.items()}
     tools = [{"parameters": None, "strict": None, **tool} for tool in raw.get("tools") or ()]
     return {
-        **{name: raw.get(name) for name in _ECHOED},
+        **echoed,
         "background": False,
         "metadata": _metadata(raw),
         "parallel_tool_calls": optional(raw, "parallel_tool_calls", bool) is not False,

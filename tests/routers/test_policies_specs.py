@@ -176,5 +176,7 @@ def test_experts_left_out_are_as_if_not_in_the_pool() -> None:
     assert fallback.next(scores, POOL, ()) == "c"
     assert fallback.next(scores, POOL, (Heard("c", None),)) == "b"
     assert fallback.next(scores, POOL, (Heard("c", None), Heard("b", None))) is None
-    with pytest.raises(UnknownExpert, match="'d'"):
-        Among(TopK(1), ("a", "d")).choose(scores, POOL)
+    assert Among(TopK(1), ("c", "b", "a")).choose(scores, POOL) == ("a",)
+    for named in (("a", "d"), ("a", "b", "d"), ("a", "b", "c", "d")):
+        with pytest.raises(UnknownExpert, match="'d'"):
+            Among(TopK(1), named).choose(scores, POOL)

@@ -66,6 +66,16 @@ def test_knn_averages_measured_neighbours_only(encoder: Encoder) -> None:
     np.testing.assert_allclose(scores, [[2 / 3, 0.5]])
 
 
+def test_knn_scores_a_batch_of_any_size_alike(table: OutcomeTable, encoder: Encoder) -> None:
+    measured = table.scores.copy()
+    measured[::3, 0] = np.nan
+    sparse = OutcomeTable(table.queries, table.expert_ids, measured)
+    scorer = NeighborsScorer.fit(sparse, encoder, k=5)
+    asked = list(table.queries) * (200 // len(table.queries) + 1)
+    alone = np.concatenate([scorer.score([query]) for query in asked])
+    np.testing.assert_array_equal(scorer.score(asked), alone)
+
+
 def test_knn_chooses_k_by_cross_validation(table: OutcomeTable, encoder: Encoder) -> None:
     scorer = NeighborsScorer.fit(table, encoder)
     assert scorer.k in (5, 10, 20)

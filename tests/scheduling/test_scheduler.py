@@ -185,6 +185,41 @@ def test_waiting_that_costs_more_than_the_swap_ends_a_visit() -> None:
     assert stage.finish(now + 0.2, "1", "a") == ["evict a"]
 
 
+def test_rarely_asked_expert_comes_before_a_longer_queue_after_a_round_or_two() -> None:
+    """The clock is the round: milliseconds of swaps make a second old, whatever the age bound."""
+    quick = SwapCosts(load_s=0.01, evict_s=0.01)
+    stage = Stage(
+        *(Tenant(e, 1.0, costs=quick, service_s=0.1) for e in ("a", "rare", "often")),
+        rules=SwapRules(max_wait_s=1e6),
+    )
+    stage.bring(0.0, "a")
+    stage.arrive(0.0, "1", "a")
+    stage.arrive(0.0, "r", "rare")
+    for i in range(5):
+        stage.arrive(1.0, f"o{i}", "often")
+    stage.finish(1.0, "1", "a")
+    assert stage.after("evicted", 1.0, "a") == ["load rare on g"]
+
+
+def test_impatience_ends_a_visit_that_the_age_bound_would_not() -> None:
+    """One ticket against a stream that never ends: it waits for rounds, not for the bound."""
+    stage = Stage(tenant("hot"), tenant("rare"), rules=SwapRules(max_wait_s=1e6))
+    stage.bring(0.0, "hot")
+    stage.arrive(0.0, "h0", "hot")
+    stage.arrive(0.0, "r", "rare")
+    now = 0.0
+    for i in range(1, 400):
+        due = stage.scheduler.next_wakeup()
+        now = i * 0.9
+        if due is not None and due <= now:
+            stage.after("tick", now)
+        if stage.arrive(now, f"h{i}", "hot") == []:
+            break
+        stage.finish(now, f"h{i - 1}", "hot")
+    assert 5.0 < now < 60.0
+    assert stage.finish(now, f"h{i - 1}", "hot") == ["evict hot"]
+
+
 def test_pinned_expert_is_loaded_at_the_start_and_never_leaves() -> None:
     stage = Stage(
         tenant("pin", placements=(("g",),), pinned=True), tenant("a"), tenant("b"), gib=2.0

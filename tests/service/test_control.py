@@ -17,9 +17,9 @@ from coe.engines.base import Engine
 from coe.engines.scripted import ScriptedEngine
 from coe.experts import Expert, ScriptedSpec
 from coe.service.app import create_app
+from coe.service.control import Control
 from coe.service.errors import InvalidRequest
 from coe.service.settings import ServiceSettings
-from coe.service.control import Control
 from coe.service.wire import read_chat
 
 CHAT = "/v1/chat/completions"

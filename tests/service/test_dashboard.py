@@ -13,10 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from coe.assembly import load_operated
-from coe.composition import Composition
-from coe.service.app import create_app
-from coe.service.metrics import GatewayMetrics, MetricsRoute, PoolMetrics, kinds_in
-from coe.service.observing import Observed
+from coe.service.app import gateway_app
+from coe.service.gateway import Gateway
 
 POOL = """
 experts:
@@ -47,16 +45,12 @@ async def scraped(tmp_path: Path) -> str:
     file = tmp_path / "experts.yaml"
     file.write_text(POOL, encoding="utf-8")
     composition, operator = load_operated(file)
-
-    def current() -> Composition:
-        return composition
-
-    metrics = GatewayMetrics(kinds_in(current))
-    async with _client(Observed(create_app(composition), metrics)) as client:
+    app = gateway_app(Gateway(composition, site=operator.site))
+    async with _client(app) as client:
         for model in ("a", "b", "a"):
             body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
             assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
-    async with _client(MetricsRoute(PoolMetrics(current, metrics, operator.site))) as client:
+    async with _client(app) as client:
         text = (await client.get("/metrics")).text
     await composition.stop(1.0)
     return text

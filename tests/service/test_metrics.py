@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as read_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from coe.composition import Composition
@@ -33,16 +34,13 @@ class Gateway:
     """A gateway that is watched, in this process."""
 
     def __init__(self, composition: Composition) -> None:
-        self.metrics = GatewayMetrics()
-        pool = PoolMetrics(lambda: composition, self.metrics)
-        self.app = Observed(create_app(composition), self.metrics)
-        self._route = MetricsRoute(pool)
+        self.app = create_app(composition)
 
     def client(self) -> httpx.AsyncClient:
         return client_of(self.app)
 
     async def scrape(self, accept: str = "") -> httpx.Response:
-        async with client_of(self._route) as client:
+        async with self.client() as client:
             return await client.get("/metrics", headers={"accept": accept})
 
     async def samples(self) -> Samples:
@@ -79,7 +77,7 @@ def ask(text: str, **fields: Any) -> dict[str, Any]:
 def called(expert: str, **more: str) -> dict[str, str]:
     return {
         "gen_ai_operation_name": "chat",
-        "gen_ai_provider_name": "coe",
+        "gen_ai_provider_name": "scripted",
         "gen_ai_request_model": expert,
         **more,
     }
@@ -267,6 +265,12 @@ async def test_client_that_leaves_before_the_answer_is_no_failure(compose: Compo
     name = "coe_http_request_duration_seconds_count"
     assert value(samples, name, route=CHAT, status=str(CLIENT_LEFT)) == 1
     assert not any(told == "coe_errors_total" for told, _ in samples)
+
+
+def test_every_route_of_the_gateway_has_a_name(compose: Compose) -> None:
+    paths = [route.path for route in create_app(compose()).routes if isinstance(route, Route)]
+    assert len(paths) > 5
+    assert [path for path in paths if route_of(path) == "other"] == []
 
 
 @pytest.mark.parametrize(

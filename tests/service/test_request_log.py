@@ -16,8 +16,9 @@ from coe.composition import Composition
 from coe.engines.openai import OpenAIEngine
 from coe.experts import Expert, OpenAISpec
 from coe.routing import RoutingDecision
-from coe.service.app import create_app
-from coe.service.metrics import GatewayMetrics, MetricsRoute, PoolMetrics
+from coe.service.app import gateway_app
+from coe.service.gateway import Gateway
+from coe.service.metrics import GatewayMetrics
 from coe.service.notes import notes_of
 from coe.service.observing import Observed
 from coe.service.request_log import LOGGER, JsonLines, RequestLog, write_json_lines
@@ -105,7 +106,7 @@ async def test_log_keeps_prompts_only_when_asked(lines: Lines) -> None:
 
 
 async def test_log_of_a_gateway_names_requests_and_failures(lines: Lines, compose: Compose) -> None:
-    app = Observed(create_app(compose()), GatewayMetrics(), RequestLog())
+    app = gateway_app(Gateway(compose(), log=RequestLog()))
     async with client_of(app) as client:
         ok = await client.post(CHAT, json=ask("sums: 1 + 2"), headers={"x-request-id": "mine"})
         await client.post(CHAT, json=ask("hi", "broken"))
@@ -125,8 +126,7 @@ async def test_planted_canaries_surface_nowhere(
     # A port of this machine that nobody listens on: 1 is reserved.
     spec = OpenAISpec(base_url="http://127.0.0.1:1/canary-path", api_key_env="FAR_API_KEY")
     far = OpenAIEngine(Expert("far", spec))
-    metrics, composition = GatewayMetrics(), compose({"far": far})
-    app = Observed(create_app(composition), metrics, RequestLog())
+    app = gateway_app(Gateway(compose({"far": far}), log=RequestLog()))
     told = []
     async with client_of(app) as client:
         for fields in ({}, {"stream": True}, {"user": "prompt-canary"}):
@@ -139,7 +139,7 @@ async def test_planted_canaries_surface_nowhere(
             told.append(response.text)
         told.append((await client.post(CHAT, json=ask("hi", "model-canary"))).text)
     await far.stop(1.0)
-    async with client_of(MetricsRoute(PoolMetrics(lambda: composition, metrics))) as client:
+    async with client_of(app) as client:
         scraped = (await client.get("/metrics")).text
     requests = json.dumps(lines.requests)
     everything = lines.stream.getvalue()

@@ -151,6 +151,7 @@ def test_requests_that_differ_have_two_keys(one: str, other: str) -> None:
     assert _keyed(json.loads(one)) != _keyed(json.loads(other))
 
 
+@settings(max_examples=50, deadline=None)
 @given(REQUESTS, REQUESTS)
 def test_keys_are_equal_just_where_requests_are(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert (_keyed(one) == _keyed(other)) == (_typed(one) == _typed(other))

@@ -65,7 +65,7 @@ def test_a_file_that_is_changed_while_it_is_answered_is_refused(tmp_path: Path) 
         ("{", "not JSON"),
         ("[]", "must be a JSON object"),
         (_line("a", custom_id=7), "custom_id must be a string"),
-        (_line("a", url="/v1/embeddings"), f"only POST {URL}"),
+        (_line("a", url="/v1/images"), f"only POST {URL}"),
         (_line("a", method="GET"), f"only POST {URL}"),
         (_line("a", more=1), "unknown key 'more'"),
         (_line("a", body={"model": "coe"}), "body: messages is required"),
