@@ -37,7 +37,7 @@ from coe.routing import Router, RoutingDecision
 from coe.sessions import Sessions
 from coe.telemetry import Counters, Counts, ExpertCounts
 from coe.types import Completion, Delta, GenerationRequest, Query
-from coe.wishes import ANY, Wish, Wishes
+from coe.wishes import ANY, UNBOUND, Bounds, Wish, Wishes
 
 Close = Callable[[float], Awaitable[None]]
 """Called with the seconds that there are for it."""
@@ -71,6 +71,8 @@ class Conduct:
     """Deciding takes a model or a network, so it belongs in a thread."""
     budget: RetryBudget | None = None
     """Of failovers, shared with the engines' retries and told of every request; None: no bound."""
+    bounds: Bounds = UNBOUND
+    """Whom requests may be routed to, whatever they wish."""
 
 
 class Composition:
@@ -118,7 +120,7 @@ class Composition:
         self.aggregator = aggregator
         self.decides_slowly = conduct.decides_slowly
         self._failover = Failover(conduct.failovers, conduct.first_word_share, conduct.budget)
-        self._wishes = Wishes(router, conduct.switch_cost)
+        self._wishes = Wishes(router, conduct.switch_cost, conduct.bounds)
 
     def counting(self, engines: Mapping[str, Engine]) -> CountedEngines:
         """Engines whose answers are counted with this composition's."""
@@ -181,7 +183,7 @@ class Composition:
         raw = request.raw
         able = None if raw is None or not raw.is_all else self.passing(raw.route)
         has_session = self._sessions.last_expert(request.session) is not None
-        return self._wishes.router(wish, has_session, able)
+        return self._wishes.router(self._query(request), wish, has_session, able)
 
     @asynccontextmanager
     async def answering(

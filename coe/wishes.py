@@ -49,9 +49,7 @@ UNBOUND = Bounds()
 class Wishes:
     """The routers that requests can have of one pool: same scores, other decisions."""
 
-    def __init__(
-        self, router: Router, switch_cost: float = 0.0, bounds: Bounds = UNBOUND
-    ) -> None:
+    def __init__(self, router: Router, switch_cost: float = 0.0, bounds: Bounds = UNBOUND) -> None:
         """`switch_cost`, in units of score: how much better another expert must be than the one
         that knows the conversation; 0 does not look who that is.
         """
@@ -156,9 +154,13 @@ def _only(
     policy: Policy | AdaptivePolicy, ids: tuple[str, ...], known: Sequence[str]
 ) -> Policy | AdaptivePolicy:
     """The policy among some experts, all of whom it knows."""
+    others = [id_ for id_ in known if id_ not in ids]
+    if isinstance(policy, SessionAffinity):
+        inner = _only(policy.inner, ids, known)
+        assert not isinstance(inner, AdaptivePolicy)
+        return replace(policy, inner=inner)
     if isinstance(policy, AdaptivePolicy):
-        inner = policy.inner if isinstance(policy, AdaptiveAmong) else policy
-        return AdaptiveAmong(inner, ids)
-    if isinstance(policy, NamesExperts):
-        policy = policy.without([id_ for id_ in known if id_ not in ids])
-    return Among(policy, ids)
+        return AdaptiveAmong(
+            policy.without(others) if isinstance(policy, AdaptiveAmong) else policy, ids
+        )
+    return Among(policy.without(others) if isinstance(policy, NamesExperts) else policy, ids)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from coe.composition import Composition
 from coe.errors import ConfigError
@@ -129,7 +129,8 @@ def _routes(gateway: Gateway) -> list[Route]:
         Route("/v1/completions", Generation(gateway, read_completions_call), methods=["POST"]),
         Route("/v1/embeddings", Generation(gateway, read_embeddings_call), methods=["POST"]),
         Route("/v1/responses", Generation(gateway, responses.read), methods=["POST"]),
-        Route("/v1/responses/{response_id}", Plain(responses.kept), methods=["GET", "DELETE"]),
+        Route("/v1/responses/{response_id}", Plain(responses.show), methods=["GET"]),
+        Route("/v1/responses/{response_id}", Plain(responses.forget), methods=["DELETE"]),
         Route("/v1/route", DryRun(gateway), methods=["POST"]),
         Route("/v1/feedback", Feedback(gateway.feedback), methods=["POST"]),
         Route("/v1/models", Plain(catalog.list_models), methods=["GET"]),
@@ -142,7 +143,16 @@ def _routes(gateway: Gateway) -> list[Route]:
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        error.headers = {"allow": _methods(request)}
     answer = answer_for_http(error, request.method, request.url.path)
     response = Response(to_json(answer.envelope), answer.status, media_type="application/json")
     response.raw_headers.extend(answer.headers)
     return response
+
+
+def _methods(request: Request) -> str:
+    """Those of all routes of the path; starlette tells those of the first alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in here for method in route.methods or ()}))

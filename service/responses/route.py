@@ -36,19 +36,16 @@ class Responses:
         body = {**told.chat, "coe": raw["coe"]} if raw.get("coe") is not None else told.chat
         return read_call(body, control, tenant), _ResponsesTelling(told, tenant, self._store)
 
-    async def kept(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`/v1/responses/{id}`: one route, so that a refused method is told of both."""
-        method = self._forget if scope["method"] == "DELETE" else self._show
-        await method(scope, send)
-
-    async def _show(self, scope: Scope, send: Send) -> None:
+    async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`GET /v1/responses/{id}`."""
         response_id = str(scope["path_params"]["response_id"])
         response = self._store.response(tenant_of(scope), response_id)
         if response is None:
             raise ResponseNotFound(response_id)
         await send_json(send, response)
 
-    async def _forget(self, scope: Scope, send: Send) -> None:
+    async def forget(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`DELETE /v1/responses/{id}`."""
         response_id = str(scope["path_params"]["response_id"])
         if not self._store.forget(tenant_of(scope), response_id):
             raise ResponseNotFound(response_id)

@@ -13,14 +13,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coe.composition import Composition
 from coe.engines.openai import OpenAIEngine
 from coe.errors import UpstreamError
 from coe.experts import Expert, OpenAISpec
 from coe.routing import RoutingDecision
-from coe.service.app import create_app
+from coe.service.app import gateway_app
+from coe.service.gateway import Gateway
 from coe.service.metrics import GatewayMetrics
 from coe.service.notes import notes_of
 from coe.service.observing import Observed
@@ -48,9 +49,15 @@ class Caught:
         assert len({span.name for span in spans}) == len(spans)
         return {span.name: span for span in spans}
 
-    def client(self, app: Any) -> httpx.AsyncClient:
-        observed = Observed(app, GatewayMetrics(), tracing=self.tracing)
-        return httpx.AsyncClient(transport=httpx.ASGITransport(observed), base_url="http://coe")
+    def watched(self, app: ASGIApp) -> httpx.AsyncClient:
+        return _client(Observed(app, GatewayMetrics(), tracing=self.tracing))
+
+    def gateway(self, composition: Composition) -> httpx.AsyncClient:
+        return _client(gateway_app(Gateway(composition, tracing=self.tracing)))
+
+
+def _client(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://coe")
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def parent_id(span: ReadableSpan) -> int | None:
 
 async def test_spans_of_a_request_follow_the_conventions(caught: Caught, compose: Compose) -> None:
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-    async with caught.client(create_app(compose())) as client:
+    async with caught.gateway(compose()) as client:
         response = await client.post(CHAT, json=ask("sums: 12 + 30"), headers=headers)
         assert response.status_code == 200
     request, call = caught.spans[f"POST {CHAT}"], caught.spans["chat sums"]
@@ -97,7 +104,7 @@ async def test_spans_of_recruited_experts_lie_side_by_side(
     caught: Caught, compose: Compose, fakes: Any, whole: tuple[Delta, ...]
 ) -> None:
     engines = {name: fakes.line(name, whole) for name in ("a", "b")}
-    async with caught.client(create_app(compose(engines, k=2))) as client:
+    async with caught.gateway(compose(engines, k=2)) as client:
         assert (await client.post(CHAT, json=ask("a b"))).status_code == 200
     spans = caught.spans
     request = spans[f"POST {CHAT}"].context.span_id
@@ -112,7 +119,7 @@ async def test_span_of_an_expert_that_failed_is_an_error_and_the_request_none(
         "down": fakes.line("down", [UpstreamError("down", "a secret")]),
         "up": fakes.line("up", whole),
     }
-    async with caught.client(create_app(compose(engines))) as client:
+    async with caught.gateway(compose(engines)) as client:
         await client.post(CHAT, json=ask("down, please"))
     spans = caught.spans
     assert spans["chat down"].status.status_code is StatusCode.ERROR
@@ -123,7 +130,7 @@ async def test_span_of_an_expert_that_failed_is_an_error_and_the_request_none(
 
 
 async def test_clients_mistake_is_no_error_of_the_server(caught: Caught, compose: Compose) -> None:
-    async with caught.client(create_app(compose())) as client:
+    async with caught.gateway(compose()) as client:
         await client.post(CHAT, json=ask("hi") | {"model": "nobody"})
         await client.request("CANARY", "/v1/models")
     spans = caught.spans
@@ -143,7 +150,7 @@ async def test_experts_server_is_told_of_the_trace(
             return super().stream(request)
 
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
-    async with caught.client(create_app(compose({"a": Listening("a", whole)}))) as client:
+    async with caught.gateway(compose({"a": Listening("a", whole)})) as client:
         await client.post(CHAT, json=ask("a"), headers=headers)
     span_id = caught.spans["chat a"].context.span_id
     assert dict(asked[0].trace) == {
@@ -164,7 +171,7 @@ async def test_traceparent_arrives_at_an_experts_server(caught: Caught, compose:
     served.router.add_post("/v1/chat/completions", complete)
     async with TestServer(served) as server:
         engine = OpenAIEngine(Expert("far", OpenAISpec(str(server.make_url("/v1")))))
-        async with caught.client(create_app(compose({"far": engine}))) as client:
+        async with caught.gateway(compose({"far": engine})) as client:
             assert (await client.post(CHAT, json=ask("hi"))).status_code == 200
         await engine.stop(1.0)
     call = caught.spans["chat far"].context
@@ -179,7 +186,7 @@ async def test_routing_is_a_span_as_long_as_it_took(caught: Caught) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    async with caught.client(decides) as client:
+    async with caught.watched(decides) as client:
         await client.post(CHAT, json={})
     route = caught.spans["route"]
     assert parent_id(route) == caught.spans[f"POST {CHAT}"].context.span_id
