@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from coe.eval.intervals import Interval, bootstrap_difference, bootstrap_mean
 from coe.eval.provenance import Origin, provenance
 from coe.outcomes import FloatArray, OutcomeTable
 from coe.routers.learned_vote import LearnedVote
-from coe.types import Completion, GenerationRequest
+from coe.types import Completion, Delta, GenerationRequest
 
 RESULTS = Path(__file__).resolve().parent / "results" / "aggregators.json"
 MAX_CHARS = 4000
@@ -187,7 +187,7 @@ def delimiters(texts: Texts) -> dict[str, int]:
 
 def prompts(texts: Texts, expert_ids: Sequence[str]) -> dict[str, Any]:
     """Lengths of what an aggregating expert is asked, and where the best candidate stands."""
-    aggregator, chain = LLMAggregator(_nobody), Chain()
+    aggregator, chain = LLMAggregator(_Nobody()), Chain()
     lengths, drafts, places, stable = [], [], [], 0
     for row in range(len(texts.queries)):
         request, completions = texts.request(row), texts.completions(row, expert_ids)
@@ -214,8 +214,11 @@ def prompts(texts: Texts, expert_ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-async def _nobody(request: GenerationRequest) -> Completion:
-    raise AssertionError("prompts are only built here")
+class _Nobody:
+    expert_id = "nobody"
+
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        raise AssertionError("prompts are only built here")
 
 
 def _percent(interval: Interval) -> list[float]:

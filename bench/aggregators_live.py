@@ -66,7 +66,7 @@ def asked_aggregators(
 ) -> AskedAggregators:
     """The reader as LLM aggregator, and as the second link of a chain after the best expert."""
     some = texts.first(limit)
-    llm, chain = LLMAggregator(_never), Chain()
+    llm, chain = LLMAggregator(reader.engine()), Chain()
     requests: dict[str, list[GenerationRequest]] = {"llm": [], "chain": []}
     for row in range(len(some.queries)):
         request, completions = some.request(row), some.completions(row, expert_ids)
@@ -99,7 +99,3 @@ def selected_aggregator(readers: Sequence[Reader], texts: Texts) -> dict[str, An
 
     selection = select_aggregator(tasks, list(by_model), ask, grade)
     return {**asdict(selection), "n_tasks": len(tasks)}
-
-
-async def _never(request: GenerationRequest) -> Completion:
-    raise AssertionError("the prompt is built here and asked by the reader")

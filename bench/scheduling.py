@@ -283,7 +283,8 @@ def event_costs(n_queued: int, n_experts: int = 16, n_events: int = 20_000) -> d
     """Microseconds an event with so many tickets waiting.
 
     Every third event is an arrival, every third the cancelling of some ticket, and the rest
-    are the ends of what the scheduler began, so that the queue stays about as long.
+    are the ends of what the scheduler began, so that the queue stays about as long. Ticks come
+    when the scheduler has asked for them.
     """
     ids = [f"expert-{i:03}" for i in range(n_experts)]
     effects = Echo()
@@ -303,6 +304,11 @@ def event_costs(n_queued: int, n_experts: int = 16, n_events: int = 20_000) -> d
             name, about = "on_cancel", waiting[random_.randrange(len(waiting))]
         elif i % 3 == 2 and effects.due:
             name, about = effects.due.pop(0)
+        wakeup_s = scheduler.next_wakeup()
+        if wakeup_s is not None and wakeup_s <= now:
+            began = time.perf_counter_ns()
+            scheduler.on_tick(now)
+            spent.setdefault("on_tick", []).append(time.perf_counter_ns() - began)
         event = getattr(scheduler, name)
         began = time.perf_counter_ns()
         event(now, about)

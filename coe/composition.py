@@ -9,13 +9,14 @@ from collections.abc import (
     Awaitable,
     Callable,
     Mapping,
+    Sequence,
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from coe.aggregation import Aggregator, MajorityVote, WantsScores
-from coe.asking import ask
+from coe.asking import ask, tell_asked
 from coe.counting import CountedEngines, counted
 from coe.engines.base import Engine, closing_stream, collect
 from coe.engines.removed import RemovedEngine
@@ -31,12 +32,13 @@ from coe.errors import (
 )
 from coe.experts import ExpertPool
 from coe.failover import Failover, tell_failure
-from coe.hearing import aggregated, at_once, head, joined
+from coe.hearing import aggregated, head, joined
 from coe.members import Members
+from coe.progress import UNTOLD, Progress
 from coe.routing import Router, RoutingDecision
 from coe.sessions import Sessions
 from coe.telemetry import Counters, Counts, ExpertCounts
-from coe.types import Completion, Delta, GenerationRequest, Query
+from coe.types import Completion, Delta, GenerationRequest, Query, Usage
 from coe.wishes import ANY, UNBOUND, Bounds, Wish, Wishes
 
 Close = Callable[[float], Awaitable[None]]
@@ -51,6 +53,10 @@ class Answering:
     """Its experts are those whose answers took part, best first."""
     deltas: AsyncIterator[Delta]
     """Under the contract of `Engine.stream`."""
+    shares: Sequence[tuple[str, Usage | None]] = ()
+    """What each of several experts used, whoever wrote the answer last; grows until the deltas have
+    ended. Empty where one answered alone.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +193,22 @@ class Composition:
 
     @asynccontextmanager
     async def answering(
-        self, request: GenerationRequest, decision: RoutingDecision, wish: Wish = ANY
+        self,
+        request: GenerationRequest,
+        decision: RoutingDecision,
+        wish: Wish = ANY,
+        told: Progress = UNTOLD,
     ) -> AsyncIterator[Answering]:
         """One answer, which has begun when this is entered: who gives it is known by then.
 
         A routed expert's own deltas pass through; if it fails before its first word, or turns the
         request away because too many wait, the next best is asked. Recruited experts answer
-        together and the aggregated answer comes whole; its usage is the sum of theirs. Some of
-        them may fail: if all do, the best one's error is raised. A pinned expert is never replaced.
+        together, and one of their answers comes whole, unless an expert writes it anew or is the
+        last of a chain; its usage is the sum of theirs. Some of them may fail: if all do, the best
+        one's error is raised. A pinned expert is never replaced.
 
-        `wish` is the one that was decided with. The answer to a raw request of one expert that
-        passes bytes through is raw.
+        `wish` is the one that was decided with; `told` hears what happens until the answer begins.
+        The answer to a raw request of one expert that passes bytes through is raw.
         """
         router = self.router if decision.is_pinned else self._router(request, wish)
         is_alone = len(decision.experts) == 1 and not router.is_adaptive
@@ -205,10 +216,11 @@ class Composition:
         with self.members.in_use(), self._counters.all.request() as asked:
             self._failover.on_request()
             if decision.is_pinned or is_alone:
-                async with self._first_to_speak(request, decision, router) as answer:
-                    yield answer
+                begun = self._first_to_speak(request, decision, router, told)
             else:
-                yield await self._together(replace(request, raw=None), decision, router)
+                begun = self._together(replace(request, raw=None), decision, router, told)
+            async with begun as answer:
+                yield answer
             asked.answered()
 
     async def stream(
@@ -234,7 +246,11 @@ class Composition:
 
     @asynccontextmanager
     async def _first_to_speak(
-        self, request: GenerationRequest, decision: RoutingDecision, router: Router
+        self,
+        request: GenerationRequest,
+        decision: RoutingDecision,
+        router: Router,
+        told: Progress,
     ) -> AsyncIterator[Answering]:
         failures: dict[str, CoeError] = {}
         expert_id: str | None = decision.experts[0]
@@ -244,12 +260,14 @@ class Composition:
             if len(failures) < self._failover.most:
                 patience_s = self._failover.patience_s(router, decision, gone, request.deadline_s)
                 asked = replace(asked, patience_s=patience_s)
+            tell_asked(told, self.engines, (expert_id,))
             async with closing_stream(self._counted[expert_id].stream(asked)) as deltas:
                 try:
                     beginning = await head(expert_id, deltas)
                 except (EngineError, ContextOverflow, QueueFull) as error:
                     failures[expert_id] = error
                     tell_failure(expert_id, error)
+                    told.failed(expert_id)
                 else:
                     self._sessions.answered(request.session, expert_id)
                     yield Answering(
@@ -270,19 +288,23 @@ class Composition:
             raise RequestError(f"expert {expert_id!r} cannot take this request as it is")
         return replace(request, raw=None)
 
+    @asynccontextmanager
     async def _together(
-        self, request: GenerationRequest, decision: RoutingDecision, router: Router
-    ) -> Answering:
+        self,
+        request: GenerationRequest,
+        decision: RoutingDecision,
+        router: Router,
+        told: Progress,
+    ) -> AsyncIterator[Answering]:
         aggregator = self.aggregator
         if isinstance(aggregator, WantsScores):
             aggregator = aggregator.with_scores(decision.scores)
-        asked = await ask(self._counted, request, decision, router, aggregator)
-        if not asked.completions:
-            raise asked.failures[0]
-        experts = tuple(expert_id for expert_id, _ in asked.completions)
-        self._sessions.answered(request.session, experts[0])
-        answer = await aggregated(aggregator, request, asked.completions)
-        return Answering(replace(decision, experts=experts), at_once(answer))
+        asked = await ask(self._counted, request, decision, router, aggregator, told)
+        heard = (asked.completions, asked.failures, asked.writing)
+        async with aggregated(aggregator, request, *heard, told) as answer:
+            self._sessions.answered(request.session, answer.experts[0])
+            decision = replace(decision, experts=answer.experts)
+            yield Answering(decision, answer.deltas, answer.shares)
 
     @property
     def _counted(self) -> Mapping[str, Engine]:

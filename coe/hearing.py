@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 from coe.aggregation import Aggregator, Writes
-from coe.errors import UpstreamError
+from coe.engines.base import closing_stream
+from coe.errors import CoeError, UpstreamError
+from coe.progress import UNTOLD, Progress
 from coe.telemetry import aggregation
 from coe.types import Completion, Delta, FinishReason, GenerationRequest, Usage
+
+_LOG = logging.getLogger(__name__)
 
 
 async def head(expert_id: str, deltas: AsyncIterator[Delta]) -> list[Delta]:
@@ -28,24 +34,78 @@ async def joined(head: Sequence[Delta], rest: AsyncIterator[Delta]) -> AsyncIter
         yield delta
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Together:
+    """One answer of several experts, which has begun."""
+
+    experts: tuple[str, ...]
+    """Whose answers took part, best first."""
+    deltas: AsyncIterator[Delta]
+    shares: Sequence[tuple[str, Usage | None]]
+    """What each used; of whoever writes the answer None until it has ended."""
+
+
+@asynccontextmanager
 async def aggregated(
     aggregator: Aggregator,
     request: GenerationRequest,
     completions: Sequence[tuple[str, Completion]],
-) -> Completion:
-    """One answer, with the usage of all that it took."""
-    asked = [completion.usage for _, completion in completions]
-    with aggregation([expert_id for expert_id, _ in completions]):
-        if isinstance(aggregator, Writes):
-            written = await aggregator.write(request, completions)
-            return replace(written, usage=_total([*asked, written.usage]))
-        text = await aggregator.aggregate(request, completions)
-    return Completion(text, _reason(text, completions), _total(asked))
+    failures: Sequence[CoeError] = (),
+    writing: tuple[str, AsyncIterator[Delta]] | None = None,
+    told: Progress = UNTOLD,
+) -> AsyncIterator[Together]:
+    """One answer, with the usage of all that it took.
+
+    Whoever is writing it is passed on word by word; if that fails before its first word, the answer
+    is made of the completions. Raises the first failure where there are none.
+    """
+    experts = tuple(expert_id for expert_id, _ in completions)
+    shares = [(expert_id, completion.usage) for expert_id, completion in completions]
+    with aggregation(experts):
+        if writing is not None:
+            writer, words = writing
+            async with closing_stream(words):
+                beginning = await _beginning(writer, words)
+                if not isinstance(beginning, CoeError):
+                    shares.append((writer, None))
+                    if not isinstance(aggregator, Writes):
+                        experts = (*experts, writer)
+                    deltas = _summed(joined(beginning, words), shares)
+                    yield Together(experts, deltas, shares)
+                    return
+            told.failed(writer)
+            if not completions:
+                raise (*failures, beginning)[0]
+        decides = aggregator.otherwise if isinstance(aggregator, Writes) else aggregator
+        text = await decides.aggregate(request, completions)
+    answer = Completion(text, _reason(text, completions), _total(shares))
+    yield Together(experts, at_once(answer), shares)
+
+
+async def _beginning(writer: str, words: AsyncIterator[Delta]) -> list[Delta] | CoeError:
+    try:
+        return await head(writer, words)
+    except CoeError as error:
+        _LOG.warning("expert %r was to write the answer and failed: %s", writer, error)
+        return error
 
 
 async def at_once(answer: Completion) -> AsyncIterator[Delta]:
     yield Delta(text=answer.text)
     yield Delta(finish_reason=answer.finish_reason, usage=answer.usage)
+
+
+async def _summed(
+    deltas: AsyncIterator[Delta], shares: list[tuple[str, Usage | None]]
+) -> AsyncIterator[Delta]:
+    """The last share's own words, at their end with the usage of all."""
+    async for delta in deltas:
+        if delta.finish_reason is not None:
+            writer, _ = shares[-1]
+            shares[-1] = (writer, delta.usage)
+            yield replace(delta, usage=_total(shares))
+        else:
+            yield delta
 
 
 def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishReason:
@@ -54,10 +114,10 @@ def _reason(text: str, completions: Sequence[tuple[str, Completion]]) -> FinishR
     return next(reasons, "stop")
 
 
-def _total(usages: Sequence[Usage | None]) -> Usage | None:
+def _total(shares: Sequence[tuple[str, Usage | None]]) -> Usage | None:
     """The sum; None if one was not counted."""
     total = Usage()
-    for usage in usages:
+    for _, usage in shares:
         if usage is None:
             return None
         total += usage

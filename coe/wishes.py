@@ -155,12 +155,14 @@ def _only(
 ) -> Policy | AdaptivePolicy:
     """The policy among some experts, all of whom it knows."""
     others = [id_ for id_ in known if id_ not in ids]
+    if not isinstance(policy, AdaptivePolicy):
+        return _among(policy, ids, others)
+    return AdaptiveAmong(
+        policy.without(others) if isinstance(policy, AdaptiveAmong) else policy, ids
+    )
+
+
+def _among(policy: Policy, ids: tuple[str, ...], others: Sequence[str]) -> Policy:
     if isinstance(policy, SessionAffinity):
-        inner = _only(policy.inner, ids, known)
-        assert not isinstance(inner, AdaptivePolicy)
-        return replace(policy, inner=inner)
-    if isinstance(policy, AdaptivePolicy):
-        return AdaptiveAmong(
-            policy.without(others) if isinstance(policy, AdaptiveAmong) else policy, ids
-        )
+        return replace(policy, inner=_among(policy.inner, ids, others))
     return Among(policy.without(others) if isinstance(policy, NamesExperts) else policy, ids)

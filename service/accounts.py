@@ -44,8 +44,10 @@ class Accounts:
         try:
             yield allowance
         finally:
-            used = receipt.usage or (guess if receipt.has_begun else Usage())
-            cost = cost_usd(used, receipt.experts, pool) or 0.0
+            used, cost = Usage(), 0.0
+            if receipt.has_begun:
+                used = sum((share or guess for _, share in _shares(receipt)), used)
+                cost = cost_usd(receipt, pool, guess) or 0.0
             # A client that has gone has used what it has used.
             await asyncio.shield(self._settled(key, reservation, cost, guess, used))
 
@@ -61,10 +63,24 @@ def guessed_usage(raw: Mapping[str, Any], n_bytes: int, pool: ExpertPool) -> Usa
     return Usage(n_bytes // _CHARS_PER_TOKEN + 1, _most_tokens(raw, pool))
 
 
-def cost_usd(usage: Usage | None, experts: Sequence[str], pool: ExpertPool) -> float | None:
-    """At the price of the dearest of those who answered; None where it is not known."""
-    prices = [e.price for e in pool if e.id in experts and e.price is not None]
-    return None if usage is None or not prices else _cost(usage, prices)
+def cost_usd(receipt: Receipt, pool: ExpertPool, guess: Usage | None = None) -> float | None:
+    """Each expert's share at its own price; None where that is not known.
+
+    `guess` stands for what nobody has counted.
+    """
+    prices = {expert.id: expert.price for expert in pool if expert.price is not None}
+    costs: list[float] = []
+    for expert_id, share in _shares(receipt):
+        used = share or guess
+        if used is None:
+            return None
+        if expert_id in prices:
+            costs.append(_at(prices[expert_id], used))
+    return sum(costs) if costs else None
+
+
+def _shares(receipt: Receipt) -> Sequence[tuple[str, Usage | None]]:
+    return receipt.shares or [(expert_id, receipt.usage) for expert_id in receipt.experts[:1]]
 
 
 def _cost(usage: Usage, prices: Sequence[Price]) -> float:

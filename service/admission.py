@@ -4,8 +4,8 @@ Experts have bounds and lines of their own. This one is for the process itself, 
 answers everybody late once it has more to do than it can. It refuses
 
 1. whoever comes while `max_in_flight` requests are under way;
-2. whoever comes while the loop has been late for a while and still is, unless hardly anything is
-   under way: then it is not the requests that make it late.
+2. whoever comes while the loop has been late for too long, as `Lag` has it, unless hardly anything
+   is under way: then it is not the requests that make it late.
 
 So those that were let in are answered about as fast as ever, whatever is asked besides.
 """
@@ -13,7 +13,7 @@ So those that were let in are answered about as fast as ever, whatever is asked 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import orjson
@@ -23,8 +23,10 @@ from coe.service.reply import send_body
 
 _LOOK_S = 0.02
 """How often the loop is asked how late it is."""
-_PATIENCE_S = 0.1
-"""A loop that was in time once within so long has only been held up."""
+_PATIENCE_S = 1.0
+"""For so long it may be late: many who come at once are served, one after the other."""
+_CALM_S = 5.0
+"""So long after it was late last it may be so again."""
 _FEW = 16
 _RETRY_AFTER_S = 1
 
@@ -39,25 +41,31 @@ class AdmissionRules:
 
 
 class Lag:
-    """How late an event loop is. Pure: what was measured and the time in, a verdict out."""
+    """How late an event loop is, and whether that is too much. Pure: what was measured and the
+    time in, a verdict out.
+
+    It may be late for a while. After that it is too late whenever it is late, until it was in time
+    for a while: who is refused comes again.
+    """
 
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
-        self._late_s = 0.0
-        self._in_time_s = float("-inf")
-        """When the loop was last in time."""
+        self._in_time_s = self._late_at_s = -math.inf
+        """When it was so last."""
+        self._is_late, self._is_patient = False, True
 
     def on_look(self, now: float, late_s: float) -> None:
-        self._late_s = late_s
-        if late_s <= self._longest_s:
+        self._is_late = late_s > self._longest_s
+        if self._is_late:
+            self._late_at_s = now
+            self._is_patient = self._is_patient and now - self._in_time_s <= _PATIENCE_S
+        else:
             self._in_time_s = now
+            self._is_patient = self._is_patient or now - self._late_at_s >= _CALM_S
 
-    def on_calm(self, now: float) -> None:
-        """Nobody looks for a while."""
-        self.on_look(now, 0.0)
-
-    def is_too_long(self, now: float) -> bool:
-        return self._late_s > self._longest_s and now - self._in_time_s > _PATIENCE_S
+    @property
+    def is_too_long(self) -> bool:
+        return self._is_late and not self._is_patient
 
 
 class Admission:
@@ -78,23 +86,23 @@ class Admission:
             await self._app(scope, receive, send)
             return
         loop = asyncio.get_running_loop()
-        if self._is_too_much(loop.time):
+        if self._is_too_much():
             self.n_refused += 1
             await send_body(send, _BODY, 503, _HEADERS)
             return
         self.n_in_flight += 1
         if self._timer is None:
-            self._lag.on_calm(loop.time())
+            self._lag.on_look(loop.time(), 0.0)  # nobody was there to be late for
             self._look_later(loop)
         try:
             await self._app(scope, receive, send)
         finally:
             self.n_in_flight -= 1
 
-    def _is_too_much(self, clock: Callable[[], float]) -> bool:
+    def _is_too_much(self) -> bool:
         if self.n_in_flight >= self._rules.max_in_flight:
             return True
-        return self.n_in_flight >= _FEW and self._lag.is_too_long(clock())
+        return self.n_in_flight >= _FEW and self._lag.is_too_long
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         due_s = loop.time() + _LOOK_S

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from coe.service.errors import InvalidRequest
+from coe.service.media import check_part, check_parts
 from coe.service.request_limits import RequestLimits, check_length, out_of_bounds
 from coe.service.schema_bounds import check_pattern, check_schema
 from coe.service.upstream_fields import (
@@ -117,15 +118,19 @@ def _messages(value: Any, place: str, limits: RequestLimits) -> None:
     check_length(len(value), limits.max_messages, place)
     for index, message in enumerate(value):
         if isinstance(message, dict):
-            content = message.get("content")
-            if isinstance(content, list) and len(content) > limits.max_parts:
-                check_length(len(content), limits.max_parts, f"{place}[{index}].content")
+            check_parts(message.get("content"), f"{place}[{index}].content", limits)
 
 
 def _inputs(value: Any, place: str, limits: RequestLimits) -> None:
     # A list of token ids is one input.
-    if isinstance(value, list) and not (value and type(value[0]) is int):
-        check_length(len(value), limits.max_inputs, place)
+    if not isinstance(value, list) or (value and type(value[0]) is int):
+        return
+    check_length(len(value), limits.max_inputs, place)
+    for index, item in enumerate(value):
+        if isinstance(item, dict):
+            # An item of a response, or an input of an embedding expert that sees images.
+            check_parts(item.get("content"), f"{place}[{index}].content", limits)
+            check_part(item, f"{place}[{index}]", limits)
 
 
 def _tools(value: Any, place: str, limits: RequestLimits) -> None:

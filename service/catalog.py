@@ -16,6 +16,7 @@ from coe.experts import Expert
 from coe.service.errors import ModelNotFound, answer_for
 from coe.service.reply import send_json
 from coe.service.settings import ServiceSettings
+from coe.service.tenant import key_of
 
 _PROOF_S = 5.0
 
@@ -32,34 +33,39 @@ class Catalog:
         self._created = int(time.time())
 
     async def list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pool = self._composition.pool
-        models = [self._routing(), *(self._expert(expert) for expert in pool)]
+        models = [self._routing(scope), *(self._expert(expert) for expert in self._shown(scope))]
         await send_json(send, {"object": "list", "data": models})
 
     async def show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         model = str(scope["path_params"]["model"])
-        pool = self._composition.pool
+        experts = {expert.id: expert for expert in self._shown(scope)}
         if model == self._router_model:
-            await send_json(send, self._routing())
-        elif model in pool.ids:
-            await send_json(send, self._expert(pool.expert(model)))
+            await send_json(send, self._routing(scope))
+        elif model in experts:
+            await send_json(send, self._expert(experts[model]))
         else:
-            raise ModelNotFound(model[:256], (self._router_model, *pool.ids))
+            raise ModelNotFound(model[:256], (self._router_model, *experts))
 
-    def _routing(self) -> dict[str, object]:
+    def _shown(self, scope: Scope) -> list[Expert]:
+        """The experts that whoever asks may name."""
+        key = key_of(scope)
+        ids = None if key is None else key.limits.experts
+        return [expert for expert in self._composition.pool if ids is None or expert.id in ids]
+
+    def _routing(self, scope: Scope) -> dict[str, object]:
         router = self._composition.router
         return self._model(
             self._router_model,
             {
                 "kind": "router",
                 "router": router.name,
-                "experts": self._routed(),
+                "experts": self._routed(scope),
             },
         )
 
-    def _routed(self) -> list[str]:
+    def _routed(self, scope: Scope) -> list[str]:
         """The experts that the router may choose and that have not been removed since."""
-        there = set(self._composition.pool.ids)
+        there = {expert.id for expert in self._shown(scope)}
         return [id_ for id_ in self._composition.router.pool.ids if id_ in there]
 
     def _expert(self, expert: Expert) -> dict[str, object]:

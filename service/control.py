@@ -34,6 +34,8 @@ class Control:
     affinity: str | None = None
     """Requests of one name stay with one expert; "none" wants no such thing."""
     skips_cache: bool | None = None
+    wants_progress: bool | None = None
+    """To be told what happens until its stream begins."""
 
     def over(self, other: Control) -> Control:
         """This, and what it does not say from the other."""
@@ -52,6 +54,7 @@ def _values(control: Control) -> tuple[object, ...]:
         control.policy,
         control.affinity,
         control.skips_cache,
+        control.wants_progress,
     )
 
 
@@ -74,6 +77,7 @@ def control_of(scope: Scope) -> Control:
         told.get(b"policy") or None,
         told.get(b"affinity") or None,
         _skips_cache(told.get(b"cache")),
+        _wants_progress(told.get(b"progress")),
     )
 
 
@@ -108,6 +112,14 @@ def _skips_cache(told: str | None) -> bool | None:
     if told not in ("use", "skip"):
         raise _wrong("cache", "use or skip")
     return told == "skip"
+
+
+def _wants_progress(told: str | None) -> bool | None:
+    if told is None:
+        return None
+    if told not in ("true", "false"):
+        raise _wrong("progress", "true or false")
+    return told == "true"
 
 
 def _wrong(name: str, wanted: str) -> InvalidRequest:

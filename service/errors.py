@@ -98,6 +98,16 @@ class NotJsonType(RequestError):
         )
 
 
+class EncodedBody(RequestError):
+    """The request's body is compressed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this gateway takes no compressed bodies; send the body as it is, without the header "
+            "content-encoding"
+        )
+
+
 class KeyRefused(RequestError):
     """No key, or none that opens this gateway."""
 
@@ -146,6 +156,7 @@ TABLE: Mapping[type[CoeError], Kind] = {
     BodyTooLarge: Kind(413, "invalid_request_error", "request_too_large"),
     BodyTooSlow: Kind(408, "invalid_request_error", "request_timeout"),
     NotJsonType: Kind(415, "invalid_request_error", "unsupported_media_type"),
+    EncodedBody: Kind(415, "invalid_request_error", "unsupported_media_type"),
     ModelNotFound: Kind(404, "invalid_request_error", "model_not_found"),
     UnknownExpert: Kind(404, "invalid_request_error", "model_not_found"),
     KeyRefused: Kind(401, "invalid_request_error", "invalid_api_key"),

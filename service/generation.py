@@ -73,7 +73,8 @@ class Generation:
             # A client that goes ends its answer, and not what is kept of it.
             async with self._charged(scope, guess, receipt), while_connected(receive):
                 headers = extra_headers(scope)
-                listener = Listener(wanted, scope["coe.request_id"], headers, in_time, telling)
+                request_id = scope["coe.request_id"]
+                listener = Listener(wanted, request_id, headers, in_time, telling, aside=send)
                 await Visit(gateway, composition, call, wish, listener, receipt).serve()
 
     async def _body(self, receive: Receive, in_time: TimeLimit) -> bytes:
@@ -128,18 +129,24 @@ def _allowed(
     gateway: Gateway, key: ApiKey, call: ChatCall, telling: Telling
 ) -> tuple[ChatCall, Telling]:
     """The call within what its key may ask. Raises `ModelNotFound` for an expert beyond it."""
-    ids, routed_model = key.limits.experts, gateway.settings.model_name
-    if ids is not None:
-        if call.model != routed_model and call.model not in ids:
-            raise ModelNotFound(call.model, (routed_model, *ids))
-        wished = call.control.experts
-        left = ids if wished is None else tuple(id_ for id_ in wished if id_ in ids)
-        if not left:
-            raise InvalidRequest("this key may ask none of these experts", param="coe.experts")
-        call = replace(call, control=replace(call.control, experts=left))
+    call = within_key(call, key, gateway.settings.model_name)
     if key.limits.tpm is not None or key.limits.budget_usd is not None:
         return with_usage(call, telling)
     return call, telling
+
+
+def within_key(call: ChatCall, key: ApiKey, routed_model: str) -> ChatCall:
+    """The call to no other experts than its key may ask. Raises `ModelNotFound`."""
+    ids = key.limits.experts
+    if ids is None:
+        return call
+    if call.model != routed_model and call.model not in ids:
+        raise ModelNotFound(call.model, (routed_model, *ids))
+    wished = call.control.experts
+    left = ids if wished is None else tuple(id_ for id_ in wished if id_ in ids)
+    if not left:
+        raise InvalidRequest("this key may ask none of these experts", param="coe.experts")
+    return replace(call, control=replace(call.control, experts=left))
 
 
 def _logged(scope: Scope, receipt: Receipt, latency_s: float, pool: ExpertPool) -> LoggedDecision:
@@ -154,7 +161,7 @@ def _logged(scope: Scope, receipt: Receipt, latency_s: float, pool: ExpertPool) 
         latency_s,
         None if usage is None else usage.prompt_tokens,
         None if usage is None else usage.completion_tokens,
-        cost_usd(usage, experts, pool),
+        cost_usd(receipt, pool),
     )
 
 

@@ -7,37 +7,58 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 Reload = Callable[[], Awaitable[None]]
 """Reads the configuration again. Tells by itself what came of it, and raises nothing."""
 
 
 class Hangups:
-    """Answers each signal with a reload; those that come during one make for one more."""
+    """An app whose process answers each SIGHUP with a reload for as long as it is served; signals
+    that come during one make for one more. Served off the main thread it hears none.
+    """
 
-    def __init__(self, reload: Reload) -> None:
+    def __init__(self, app: ASGIApp, reload: Reload) -> None:
+        self._app = app
         self._reload = reload
         self._is_wanted = False
         self._reloading: asyncio.Task[None] | None = None
 
-    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on, where a thread can be told of signals and there is such a one."""
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, self.come)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
 
-    def come(self) -> None:
-        """On the event loop."""
+        async def watched_receive() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._end()
+            return message
+
+        async def watched_send(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._listen()
+            await send(message)
+
+        await self._app(scope, watched_receive, watched_send)
+
+    def hang_up(self) -> None:
+        """What the signal does. On the event loop."""
         self._is_wanted = True
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._answer())
 
-    async def ended(self) -> None:
-        """Calls off what is under way."""
-        if self._reloading is not None:
-            self._reloading.cancel()
-            await asyncio.gather(self._reloading, return_exceptions=True)
+    def _listen(self) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.hang_up)
 
     async def _answer(self) -> None:
         while self._is_wanted:
             self._is_wanted = False
             await self._reload()
+
+    async def _end(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.gather(self._reloading, return_exceptions=True)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, ErrorAnswer, answer_for
+from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, EncodedBody, ErrorAnswer, answer_for
 from coe.service.notes import notes_of
 from coe.service.reply import extra_headers, request_header, send_json
 
@@ -80,7 +80,10 @@ class ErrorEnvelope:
 
 
 class BodyLimit:
-    """Refuses a body over the limit, by its announced length or as soon as it has grown past it."""
+    """Refuses a body over the limit, by its announced length or as soon as it has grown past it.
+
+    And one that is compressed, of which nobody knows how large it is.
+    """
 
     def __init__(
         self, app: ASGIApp, max_body_bytes: int, by_path: Mapping[str, int] | None = None
@@ -94,6 +97,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        encoding = request_header(scope, b"content-encoding") or b"identity"
+        if encoding.strip().lower() != b"identity":
+            raise EncodedBody
         most = self._by_path.get(scope["path"], self._max_body_bytes)
         announced = request_header(scope, b"content-length") or b""
         if announced.isdigit() and int(announced[:20]) > most:

@@ -29,6 +29,8 @@ _ROUTES = frozenset(
     }
 )
 _OTHER = "other"
+_COMMENT = b":"
+"""Of server-sent events: no part of the answer."""
 _clock = time.perf_counter
 
 
@@ -129,7 +131,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message.get("more_body", False):
-            if self.first_s is None and message.get("body"):
+            body = message.get("body")
+            if self.first_s is None and body and not body.startswith(_COMMENT):
                 self.first_s = _clock() - self.began_s
         else:
             self.is_finished = True

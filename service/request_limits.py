@@ -16,6 +16,11 @@ class RequestLimits:
     max_messages: int = 2048
     max_parts: int = 256
     """Of one message."""
+    max_media_chars: int = 8 * 1024 * 1024
+    """Of one image, sound or clip that a request carries itself, as text."""
+    media_hosts: tuple[str, ...] | None = None
+    """Lower-case hosts that experts' servers may be told to fetch images from; None: those of the
+    public internet."""
     max_inputs: int = 2048
     """Prompts of a completion request, texts of an embedding request, items of a response."""
     max_choices: int = 16

@@ -2,8 +2,7 @@
 
 The first signal lets requests finish in their time, and until they have, refuses new ones with 503:
 a load balancer that still sends some here is told to ask elsewhere. The second signal ends them at
-once. Whoever is cut off is told so, in an envelope or in the last event of the stream. A hangup
-changes nothing of this: it asks for the configuration to be read again.
+once. Whoever is cut off is told so, in an envelope or in the last event of the stream.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.errors import ConfigError
 from coe.service.chunks import error_event
+from coe.service.connection import Connection
 from coe.service.errors import SHUTTING_DOWN
-from coe.service.hangups import Hangups, Reload
 from coe.service.reply import send_json
 
 App = ASGIApp
@@ -65,7 +64,6 @@ def server_for(
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[], None] | None = None,
     on_stopping: OnStopping | None = None,
-    on_hangup: Reload | None = None,
 ) -> uvicorn.Server:
     """A server that is not running yet: its own `run(sockets=[bind(host, port)])` starts it.
 
@@ -75,7 +73,7 @@ def server_for(
     requests = _Requests(app)
     config = config_for(requests, "on", shutdown_timeout_s)
     stopping = None if on_stopping is None else lambda n: on_stopping(n, shutdown_timeout_s)
-    return _Server(config, requests, on_ready, stopping, on_hangup)
+    return _Server(config, requests, on_ready, stopping)
 
 
 def config_for(
@@ -85,7 +83,7 @@ def config_for(
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan=lifespan,
         log_config=None,
@@ -107,13 +105,11 @@ def run(
     shutdown_timeout_s: int = 10,
     on_ready: Callable[[str], None] | None = None,
     on_stopping: OnStopping | None = None,
-    on_hangup: Reload | None = None,
 ) -> None:
     """Serves until a signal comes, which is raised again at the end. Prints nothing.
 
-    `on_ready` is told the base URL once connections are accepted. `on_hangup` runs for SIGHUP, one
-    at a time, and once more if others came meanwhile; None leaves the signal its usual meaning.
-    Raises `ConfigError` if the address cannot be had.
+    `on_ready` is told the base URL once connections are accepted. Raises `ConfigError` if the
+    address cannot be had.
     """
     with bind(host, port) as listener:
         url = base_url(listener)
@@ -122,7 +118,6 @@ def run(
             shutdown_timeout_s=shutdown_timeout_s,
             on_ready=None if on_ready is None else lambda: on_ready(url),
             on_stopping=on_stopping,
-            on_hangup=on_hangup,
         )
         server.run(sockets=[listener])
 
@@ -199,13 +194,11 @@ class _Server(uvicorn.Server):
         requests: _Requests,
         on_ready: Callable[[], None] | None,
         on_stopping: Callable[[int], None] | None,
-        on_hangup: Reload | None,
     ) -> None:
         super().__init__(config)
         self._requests = requests
         self._on_ready = on_ready
         self._on_stopping = on_stopping
-        self._hangups = None if on_hangup is None else Hangups(on_hangup)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -217,8 +210,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        if self._hangups is not None:
-            self._hangups.listen(self._loop)
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
             self._on_ready()
@@ -226,8 +217,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._on_stopping is not None:
             self._on_stopping(len(self._requests))
-        if self._hangups is not None:
-            await self._hangups.ended()
         await self._requests.ended(self.config.timeout_graceful_shutdown or 0)
         if len(self._requests):
             # Their time is up: uvicorn has none left to give.

@@ -19,7 +19,7 @@ class ServiceSettings:
     """Longest that one request may take in all: arriving, routing, loading and generating."""
     max_in_flight: int = 10_000
     """Requests that one gateway process has under way at once; others are refused unread."""
-    longest_lag_s: float = 0.01
+    longest_lag_s: float = 0.05
     """How late the process may be with all that it does before it refuses more."""
     limits: RequestLimits = field(default_factory=RequestLimits)
     """How much one request may ask for."""

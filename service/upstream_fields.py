@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from coe.service.errors import InvalidRequest
 
-# The last line are orders that vLLM takes from a request and that are its operator's to give.
+# The last two lines are orders that vLLM takes from a request and that are its operator's to give.
 _UPSTREAM_NAMES = """
     api_base base_url api_key api_version api_type api_host host endpoint organization
     user_config model_list model_info fallbacks context_window_fallbacks content_policy_fallbacks
@@ -20,7 +20,8 @@ _UPSTREAM_NAMES = """
     headers extra_headers default_headers extra_query default_query
     litellm_params litellm_settings litellm_credential_name router_settings_override
     input_cost_per_token output_cost_per_token hf_chat_template
-    kv_transfer_params ec_transfer_params lora_request mm_processor_kwargs
+    kv_transfer_params ec_transfer_params lora_request mm_processor_kwargs media_io_kwargs
+    logits_processors prompt_embeds
 """
 _UPSTREAM_FIELDS = frozenset(_UPSTREAM_NAMES.split())
 _UPSTREAM_PREFIXES = ("aws_", "azure_", "vertex_")

@@ -13,9 +13,11 @@ from starlette.types import Send
 from coe.composition import Answering, Composition
 from coe.engines.base import collect
 from coe.errors import UpstreamError
+from coe.progress import UNTOLD
 from coe.routing import RoutingDecision
+from coe.service.comments import Comments
 from coe.service.decision import decision_headers
-from coe.service.errors import ModelNotFound, answer_for
+from coe.service.errors import InvalidRequest, ModelNotFound, answer_for
 from coe.service.gateway import Gateway
 from coe.service.notes import current_notes
 from coe.service.reply import Header, send_body
@@ -44,6 +46,8 @@ class Receipt:
     """Whether an expert has begun to answer."""
     usage: Usage | None = None
     """None: nobody counted, or the answer did not come to its end."""
+    shares: Sequence[tuple[str, Usage | None]] = ()
+    """What each of several experts used of that; empty where one answered alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Listener:
     """What the response will carry besides its own; grows with what is known."""
     in_time: TimeLimit
     telling: Telling
+    aside: Send
+    """For what is no part of the answer, and is not kept with it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +75,8 @@ class Visit:
     wish: Wish
     listener: Listener
     receipt: Receipt = field(default_factory=Receipt)
+    comments: Comments | None = None
+    """On the answer's progress; None: the client asked for none."""
 
     async def serve(self) -> None:
         began_s = time.perf_counter()
@@ -79,7 +87,13 @@ class Visit:
         notes.asks(self.call.generation.ask or "")
         self._traced(decision.experts)
         if self.call.is_streamed:
-            await self._stream(decision)
+            if not self.call.control.wants_progress:
+                await self._stream(decision)
+                return
+            listener = self.listener
+            self.comments = Comments(listener.send, listener.aside, _stream_start())
+            async with self.comments.telling():
+                await self._stream(decision)
             return
         async with self.listener.in_time(), self._answering(decision) as answer:
             whole = await self._whole(answer)
@@ -93,6 +107,7 @@ class Visit:
         if call.model != routed_model and call.model not in known:
             raise ModelNotFound(call.model, (routed_model, *known))
         pinned = None if call.model == routed_model else call.model
+        self._check_wish(pinned)
         raw = call.generation.raw
         if call.complaint is not None and raw is not None:
             able = composition.passing(raw.route)
@@ -101,6 +116,15 @@ class Visit:
         if pinned is None and composition.decides_slowly:
             return await asyncio.to_thread(composition.decide, call.generation, None, self.wish)
         return composition.decide(call.generation, pinned, self.wish)
+
+    def _check_wish(self, pinned: str | None) -> None:
+        experts = self.wish.experts
+        if pinned is not None and experts is not None and pinned not in experts:
+            raise InvalidRequest(
+                f"the model {pinned!r} is none of those that may answer, {', '.join(experts)}; "
+                f"name one of them, or {self.gateway.settings.model_name!r} to have one chosen",
+                param="model",
+            )
 
     @asynccontextmanager
     async def _answering(self, decision: RoutingDecision) -> AsyncIterator[Answering]:
@@ -111,10 +135,10 @@ class Visit:
         headers, n_before = self.listener.headers, len(self.listener.headers)
         headers += decision_headers(decision)
         self.receipt.experts, self.receipt.router = decision.experts, decision.router
-        call = self.call
-        async with self.composition.answering(call.generation, decision, self.wish) as answer:
+        call, told = self.call, self.comments or UNTOLD
+        async with self.composition.answering(call.generation, decision, self.wish, told) as answer:
             answered = answer.decision.experts
-            self.receipt.has_begun = True
+            self.receipt.has_begun, self.receipt.shares = True, answer.shares
             if answered != decision.experts:
                 self.receipt.experts = answered
                 headers[n_before:] = decision_headers(answer.decision)
@@ -147,14 +171,15 @@ class Visit:
         return said
 
     async def _stream(self, decision: RoutingDecision) -> None:
-        """Sends no header before the first delta, so that what fails until then has a status.
+        """Sends no header before the first delta, so that what fails until then has a status; a
+        client that wants to hear what happens meanwhile gets one with the first that does.
 
         What fails later becomes an error event, and the response is left without its end: the
         server then drops the connection, and nobody can take half an answer for a whole one.
         """
         listener, telling = self.listener, self.listener.telling
-        send = listener.send
-        is_started = False
+        comments, is_started = self.comments, False
+        send = listener.send if comments is None else comments.send
         try:
             async with listener.in_time(), self._answering(decision) as answer:
                 async for delta in self._checked(answer):
@@ -167,10 +192,13 @@ class Visit:
                     if events:
                         await send(_piece(events))
         except Exception as error:
+            begin = b""
             if not is_started:
-                raise
+                if comments is None or not comments.has_begun:
+                    raise
+                begin = telling.begin(decision.query_id, self.gateway.settings.model_name)
             current_notes().failed(error)
-            told = _piece(telling.fail(answer_for(error, listener.request_id).envelope))
+            told = _piece(begin + telling.fail(answer_for(error, listener.request_id).envelope))
             with suppress(TimeoutError):
                 # Whoever reads no more must not hold this request for ever.
                 async with asyncio.timeout(_FAREWELL_S):

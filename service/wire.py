@@ -93,11 +93,20 @@ class _Control(BaseModel):
     policy: str | None = Field(None, min_length=1, max_length=256)
     affinity: str | None = Field(None, min_length=1, max_length=_MAX_KEY_CHARS)
     cache: Literal["use", "skip"] | None = None
+    progress: bool | None = None
 
     def control(self) -> Control:
         experts = None if self.experts is None else tuple(dict.fromkeys(self.experts))
         skips = None if self.cache is None else self.cache == "skip"
-        return Control(self.priority, self.timeout_s, experts, self.policy, self.affinity, skips)
+        return Control(
+            self.priority,
+            self.timeout_s,
+            experts,
+            self.policy,
+            self.affinity,
+            skips,
+            self.progress,
+        )
 
 
 _Stops = Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(max_length=4)]

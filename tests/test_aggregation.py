@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from math import log
 
 import pytest
@@ -25,7 +25,7 @@ from coe.aggregation import (
 )
 from coe.aggregation.prompts import capped
 from coe.errors import ConfigError, UpstreamError
-from coe.types import Completion, GenerationRequest, Message, SamplingParams
+from coe.types import Completion, Delta, GenerationRequest, Message, SamplingParams
 
 REQUEST = GenerationRequest((Message("system", "be brief"), Message("user", "why?")), id="q1")
 TEXTS = st.lists(st.sampled_from(["A", "B", "C", "?"]), min_size=1, max_size=5)
@@ -40,17 +40,20 @@ def _read(text: str) -> str | None:
 
 
 class _Writer:
-    """An expert that keeps what it was asked and writes the same each time."""
+    """An expert that keeps what it was asked and writes the same each time, as far as it comes."""
 
-    def __init__(self, error: UpstreamError | None = None) -> None:
+    expert_id = "big"
+
+    def __init__(self, *line: Delta | UpstreamError) -> None:
         self.asked: list[GenerationRequest] = []
-        self._error = error
+        self._line = line or (Delta("writ"), Delta("ten"), Delta(finish_reason="stop"))
 
-    async def __call__(self, request: GenerationRequest) -> Completion:
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         self.asked.append(request)
-        if self._error:
-            raise self._error
-        return Completion("written", "stop", None)
+        for item in self._line:
+            if isinstance(item, UpstreamError):
+                raise item
+            yield item
 
 
 AGGREGATORS: tuple[Aggregator, ...] = (
@@ -217,8 +220,18 @@ async def test_llm_aggregator_leaves_one_candidate_alone() -> None:
     assert writer.asked == []
 
 
-async def test_failed_aggregator_expert_leaves_it_to_another() -> None:
-    writer = _Writer(UpstreamError("big", "died"))
+@pytest.mark.parametrize(
+    "line",
+    [
+        (UpstreamError("big", "died"),),
+        (Delta("writ"),),
+        (Delta("writ"), UpstreamError("big", "died")),
+    ],
+)
+async def test_failed_aggregator_expert_leaves_it_to_another(
+    line: tuple[Delta | UpstreamError, ...],
+) -> None:
+    writer = _Writer(*line)
     texts = ["x", "y", "y"]
     assert await LLMAggregator(writer).aggregate(REQUEST, _completions(texts)) == "x"
     voting = LLMAggregator(writer, otherwise=MajorityVote())

@@ -25,7 +25,7 @@ from coe.routers.policies import (
 )
 from coe.routing import AdaptivePolicy, FloatArray, Policy, Router
 from coe.sessions import Sessions
-from coe.types import Completion, Delta, GenerationRequest, Message, Query, Usage
+from coe.types import Delta, GenerationRequest, Message, Query, Usage
 
 DEAD = ScriptedSpec(default="one two three", fail_after_tokens=0)
 BREAKS_OFF = ScriptedSpec(default="one two three", fail_after_tokens=1)
@@ -272,11 +272,7 @@ def test_sessions_forget_the_one_not_heard_of_for_longest() -> None:
 async def test_an_answer_written_from_the_others_counts_its_own_tokens() -> None:
     specs = {"a": _says("one"), "b": _says("two"), "w": _says("both together")}
     composition, engines = _composed(specs, TopK(2))
-
-    async def generate(request: GenerationRequest) -> Completion:
-        return await collect("w", engines["w"].stream(request))
-
-    composition = Composition(composition.router, engines, LLMAggregator(generate))
+    composition = Composition(composition.router, engines, LLMAggregator(engines["w"]))
     text, experts, usage = await _answered(composition)
     asked = engines["w"].requests[0].messages
     n_asked = sum(len(message.content.split()) for message in asked)
@@ -287,11 +283,7 @@ async def test_an_answer_written_from_the_others_counts_its_own_tokens() -> None
 async def test_a_writer_that_fails_leaves_the_answer_to_the_vote() -> None:
     specs = {"a": _says("one"), "b": _says("two"), "w": DEAD}
     composition, engines = _composed(specs, TopK(2))
-
-    async def generate(request: GenerationRequest) -> Completion:
-        return await collect("w", engines["w"].stream(request))
-
-    composition = Composition(composition.router, engines, LLMAggregator(generate))
+    composition = Composition(composition.router, engines, LLMAggregator(engines["w"]))
     text, _, usage = await _answered(composition)
     assert (text, usage) == ("one", Usage(4, 2))
 

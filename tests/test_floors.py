@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "coe.feedback": 2,
     "coe.feedback_log": 2,
     "coe.profiles": 2,
+    "coe.progress": 2,
     "coe.index": 2,
     "coe.votes": 2,
     "coe.engines": 3,

@@ -3,7 +3,8 @@
     python -m bench.resilience.upstream --port 8100
 
 `POST /fail/<way>` sets how it fails from then on (`none` ends it), `POST /chunks/<n>` how long its
-streams are, and `GET /counts` tells what it has seen. Written on bare transports, because what is to be shown are connections that break.
+streams are, and `GET /counts` tells what it has seen. Written on bare transports, because what is
+to be shown are connections that break.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import uvloop
 WAYS = ("none", "hang", "reset", "reset-mid-body", "500", "slow-loris", "wrong-json", "cut-stream")
 N_CHUNKS = 10
 THINK_S = 0.02
+PACE_S = 0.1
+"""Between two chunks of a stream whose length was set."""
 _STREAMED = re.compile(rb'"stream"\s*:\s*true')
 _SLOW_S = 0.5
 """Between two bytes of an answer that never comes to its end."""
@@ -34,6 +37,7 @@ class State:
     def __init__(self) -> None:
         self.way = "none"
         self.n_chunks = N_CHUNKS
+        self.pause_s = THINK_S
         self.counts: Counter[str] = Counter()
 
 
@@ -76,6 +80,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(_whole(b"{}"))
         elif url.startswith("/chunks/"):
             self._state.n_chunks = int(url.removeprefix("/chunks/"))
+            self._state.pause_s = PACE_S
             self._transport.write(_whole(b"{}"))
         elif url == "/counts":
             self._transport.write(_whole(orjson.dumps(dict(self._state.counts))))
@@ -120,7 +125,7 @@ class Connection(asyncio.Protocol):
         )
         for number in range(self._state.n_chunks):
             self._transport.write(_piece(_event({"content": f"word{number} "})))
-            await asyncio.sleep(THINK_S)
+            await asyncio.sleep(self._state.pause_s)
             if way in ("cut-stream", "reset-mid-body") and number == N_CHUNKS // 2:
                 self._reset()
                 return

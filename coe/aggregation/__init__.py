@@ -14,7 +14,7 @@ from coe.aggregation.base import (
 from coe.aggregation.chain import Chain
 from coe.aggregation.prompts import blocks
 from coe.aggregation.reading import stated_answer
-from coe.aggregation.synthesis import Generate, LLMAggregator
+from coe.aggregation.synthesis import LLMAggregator, Writer
 from coe.aggregation.votes import MajorityVote, WeightedVote
 from coe.votes import is_settled
 
@@ -23,13 +23,13 @@ __all__ = [
     "AsksInTurn",
     "Chain",
     "First",
-    "Generate",
     "LLMAggregator",
     "MajorityVote",
     "Read",
     "StopsEarly",
     "WantsScores",
     "WeightedVote",
+    "Writer",
     "Writes",
     "blocks",
     "is_settled",

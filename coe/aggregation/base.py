@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from coe.types import Completion, GenerationRequest
+from coe.types import Completion, Delta, GenerationRequest
 
 Read = Callable[[str], str | None]
 """A completion's text → what it answers, equal for equal answers; None if it cannot be read."""
@@ -46,12 +46,24 @@ class AsksInTurn(Protocol):
 
 @runtime_checkable
 class Writes(Protocol):
-    """An aggregator whose answer is written anew, which takes tokens and has an end of its own."""
+    """An aggregator whose answer is written anew by an expert that reads all the others'."""
 
-    async def write(
+    @property
+    def writer(self) -> str:
+        """That expert's id."""
+        ...
+
+    @property
+    def otherwise(self) -> Aggregator:
+        """Decides in the writer's place."""
+        ...
+
+    def write(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
-    ) -> Completion:
-        """The answer, with the usage of its writing alone."""
+    ) -> AsyncIterator[Delta]:
+        """The answer piece by piece, with the usage of its writing alone. Ends and fails as the
+        stream of an engine.
+        """
         ...
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from coe.aggregation.base import Aggregator, First
 from coe.aggregation.prompts import blocks, with_last_turn
 from coe.errors import CoeError, ConfigError
-from coe.types import Completion, GenerationRequest, SamplingParams, Usage
+from coe.types import Completion, Delta, GenerationRequest, SamplingParams
 
 _LOG = logging.getLogger(__name__)
 
-Generate = Callable[[GenerationRequest], Awaitable[Completion]]
-"""Asks the expert that aggregates."""
+
+class Writer(Protocol):
+    """The expert that aggregates. An engine is one."""
+
+    @property
+    def expert_id(self) -> str: ...
+
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """Ends with a finish reason or raises a `CoeError`."""
+        ...
+
 
 _INSTRUCTION = (
     "Several experts have answered the request above; their answers follow as candidates in no "
@@ -30,14 +40,14 @@ class LLMAggregator:
     """The answer that an expert writes after reading the candidates.
 
     Candidates are shuffled, the same for the same query, because a reader prefers the first. A
-    single candidate is returned as it is. If the expert fails, `otherwise` decides.
+    single candidate needs no writer. If that expert fails, `otherwise` decides.
     """
 
     name = "llm"
 
     def __init__(
         self,
-        generate: Generate,
+        writer: Writer,
         params: SamplingParams | None = None,
         max_chars: int = 4000,
         seed: int = 0,
@@ -46,11 +56,15 @@ class LLMAggregator:
         """`params` None takes the request's; `max_chars` caps each candidate."""
         if max_chars < 1:
             raise ConfigError(f"max_chars is {max_chars}; give at least 1", key="max_chars")
-        self._generate = generate
+        self._writer = writer
         self._params = params
         self._max_chars = max_chars
         self._seed = seed
-        self._otherwise = otherwise or First()
+        self.otherwise = otherwise or First()
+
+    @property
+    def writer(self) -> str:
+        return self._writer.expert_id
 
     def request(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
@@ -61,23 +75,25 @@ class LLMAggregator:
         prompt = f"{_INSTRUCTION}\n\n{blocks('candidate', texts, self._max_chars)}"
         return replace(with_last_turn(request, prompt), params=self._params or request.params)
 
-    async def write(
+    def write(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
-    ) -> Completion:
-        if len(completions) == 1:
-            return replace(completions[0][1], usage=Usage())
-        try:
-            return await self._generate(self.request(request, completions))
-        except CoeError as error:
-            _LOG.warning("the expert that aggregates failed: %s", error)
-            text = await self._otherwise.aggregate(request, completions)
-            chosen = next((c for _, c in completions if c.text == text), None)
-            return Completion(text, chosen.finish_reason if chosen else "stop", Usage())
+    ) -> AsyncIterator[Delta]:
+        return self._writer.stream(self.request(request, completions))
 
     async def aggregate(
         self, request: GenerationRequest, completions: Sequence[tuple[str, Completion]]
     ) -> str:
-        return (await self.write(request, completions)).text
+        """Also what breaks off is left to `otherwise`, for nobody has heard it."""
+        if len(completions) == 1:
+            return completions[0][1].text
+        try:
+            written = [delta async for delta in self.write(request, completions)]
+        except CoeError as error:
+            _LOG.warning("the expert that aggregates failed: %s", error)
+        else:
+            if written and written[-1].finish_reason is not None:
+                return "".join(delta.text for delta in written)
+        return await self.otherwise.aggregate(request, completions)
 
     def _shuffler(self, request: GenerationRequest) -> random.Random:
         asked = "\x1e".join(message.content for message in request.messages)

@@ -12,7 +12,7 @@ import numpy as np
 from coe.assembly.annotating import fitting_kind
 from coe.assembly.engines import encoder_for
 from coe.assembly.scorers import fit_scorer, fitted_scorer
-from coe.assembly.serving import spec_for
+from coe.assembly.serving import CATEGORIES, spec_for
 from coe.config import Config
 from coe.encoders import default_encoder
 from coe.errors import DatasetError
@@ -21,6 +21,7 @@ from coe.outcomes import BoolArray, FloatArray, OutcomeTable
 from coe.routers.artifacts import Artifact, Manifest
 from coe.routers.calibrated import calibration_artifact, reads_probabilities
 from coe.routers.calibration import Calibration, Method
+from coe.routers.category import CategoryScorer
 from coe.routers.policies import PolicySpec, TopK
 from coe.routers.policies.guard import held_out_as_asked
 from coe.routers.policies.tuning import VoteKind, fitted_vote, tuned
@@ -85,9 +86,13 @@ class Fitting:
     def artifact(self) -> Artifact:
         """The scorer, and as parts a calibration, the learned vote and the policy's numbers.
 
-        The parts are there where they are needed, and fitted on `held_out`.
+        These are there where they are needed, and fitted on `held_out`. Bounds by category are
+        a part, too, and fitted on the whole table.
         """
         artifact = fitted_scorer(self._kind, self.table, self._encoder).artifact()
+        if self.config.router.allowed:
+            categories = CategoryScorer.fit(self.table, self._encoder).artifact()
+            artifact = replace(artifact, parts={**artifact.parts, CATEGORIES: categories})
         if not self.needs_held_out:
             return artifact
         chances = self.held_out_as_served

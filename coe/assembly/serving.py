@@ -25,13 +25,15 @@ from coe.assembly.served import Served
 from coe.composition import Composition, Conduct
 from coe.config import AggregatorConfig, Config, load_config
 from coe.counting import CountedEngines
-from coe.engines.base import Engine, collect
+from coe.engines.base import Engine
 from coe.engines.local_memory import LocalMemory
 from coe.engines.retrying import RetryBudget
 from coe.errors import ConfigError, PoolMismatch
 from coe.routers.artifacts import Artifact
 from coe.routers.baselines import RandomScorer
 from coe.routers.calibrated import CalibratedScorer, calibration_of
+from coe.routers.category import CategoryScorer
+from coe.routers.category_bounds import CategoryBounds
 from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies import PolicySpec, check_spec, policy_of, usual_k
 from coe.routers.policies.guard import JudgedScorer, Verdict
@@ -40,8 +42,10 @@ from coe.scheduling import SwapScheduler
 from coe.scheduling.dispatcher import Dispatcher
 from coe.scheduling.planned import PlannedScheduler
 from coe.scheduling.planned_pool import PlannedPool
-from coe.types import Completion, GenerationRequest
+from coe.wishes import Bounds
 
+CATEGORIES = "categories"
+"""The part of an artifact that votes on the category of a query."""
 _FIX = "fit it again with `coe fit`"
 _NOTHING_FITTED: Mapping[str, Artifact] = {}
 
@@ -101,12 +105,19 @@ class Prepared:
     artifact: Artifact | None
     router: Router
     vote: LearnedVote | None
+    bounds: Bounds
 
 
 def prepare(config: Config) -> Prepared:
     """Reads the artifact and the encoder; takes its time. Raises `ConfigError`, `PoolMismatch`."""
     artifact = _artifact(config)
-    return Prepared(config, artifact, _router(config, artifact), _vote(config, artifact))
+    return Prepared(
+        config,
+        artifact,
+        _router(config, artifact),
+        _vote(config, artifact),
+        Bounds(spec_for(config), _allowed(config, artifact)),
+    )
 
 
 def _composed(
@@ -145,6 +156,7 @@ def conduct_for(prepared: Prepared, budget: RetryBudget) -> Conduct:
         switch_cost=told.switch_cost,
         decides_slowly=_decides_slowly(config, prepared.artifact),
         budget=budget,
+        bounds=prepared.bounds,
     )
 
 
@@ -166,13 +178,8 @@ def aggregator_for(
             raise ConfigError(f"a learned vote has to be fitted; {_FIX}", key="router.aggregator")
         return vote
     if config.kind == "llm":
-        writer = config.expert or ""
-
-        async def generate(request: GenerationRequest) -> Completion:
-            return await collect(writer, engines[writer].stream(request))
-
-        otherwise = MajorityVote(read=stated_answer)
-        return LLMAggregator(generate, max_chars=config.max_chars, otherwise=otherwise)
+        writer, otherwise = engines[config.expert or ""], MajorityVote(read=stated_answer)
+        return LLMAggregator(writer, max_chars=config.max_chars, otherwise=otherwise)
     if config.kind == "chain":
         return Chain(config.max_chars)
     if config.kind == "first":
@@ -259,6 +266,24 @@ def _policy(config: Config, artifact: Artifact | None) -> Policy | AdaptivePolic
         return policy_of(spec, _vote(config, artifact))
     except ConfigError as error:
         raise _of_policy(config, error) from None
+
+
+def _allowed(config: Config, artifact: Artifact | None) -> CategoryBounds | None:
+    """Whom queries of each category may be routed to; None: everybody."""
+    told = config.router.allowed
+    if not told:
+        return None
+    if artifact is None or CATEGORIES not in artifact.parts:
+        problem = f"categories are not fitted yet; {_FIX}"
+        if artifact is None:
+            problem = "`random` knows no categories; choose another scorer"
+        raise ConfigError(problem, file=str(config.file), key="router.allowed")
+    categories = CategoryScorer(artifact.parts[CATEGORIES], encoder_for(config.encoder))
+    try:
+        return CategoryBounds(categories, told, config.pool)
+    except ConfigError as error:
+        key = f"router.allowed.{error.key}"
+        raise ConfigError(error.problem, file=str(config.file), key=key) from None
 
 
 def _vote(config: Config, artifact: Artifact | None) -> LearnedVote | None:

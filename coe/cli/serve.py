@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,6 @@ def serve(
     """Serve the pool as an OpenAI-compatible gateway."""
     from coe.assembly import load_operated
     from coe.assembly.hosting import bound_warning_of
-    from coe.assembly.reloading import Reloader
     from coe.cli.state import open_state, settings_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
@@ -59,7 +59,6 @@ def serve(
 
     loaded = load_config(config)
     composition, operator = load_operated(loaded, record)
-    reloader = Reloader(operator.served)
     _say(f"{composition.router.name} over {', '.join(composition.router.pool.ids)}")
     for warning in _missing_keys(loaded):
         _say(warning)
@@ -79,12 +78,11 @@ def serve(
         if admin_port is not None:
             app = doors.enter_context(_with_admin(app, operator, admin_host, admin_port))
         run(
-            app,
+            _reloading(app, operator),
             host=host,
             port=port,
             on_ready=lambda url: _say(f'ready at {url}/v1 (model "coe" routes)'),
             on_stopping=_announce_end,
-            on_hangup=lambda: _reload(reloader),
         )
 
 
@@ -123,8 +121,15 @@ def _missing_keys(config: Config) -> list[str]:
     return warnings
 
 
+def _reloading(app: App, operator: Operator) -> App:
+    """The gateway, which reads its file again at SIGHUP."""
+    from coe.assembly.reloading import Reloader
+    from coe.service.hangups import Hangups
+
+    return Hangups(app, partial(_reload, Reloader(operator.served)))
+
+
 async def _reload(reloader: Reloader) -> None:
-    """What SIGHUP asks for."""
     from coe.errors import CoeError
 
     try:

@@ -36,9 +36,14 @@ def open_state(config: Config, say: Callable[[str], None]) -> Store | None:
 
 
 def settings_of(config: Config) -> ServiceSettings:
+    from coe.service.request_limits import RequestLimits
     from coe.service.settings import ServiceSettings
 
-    return ServiceSettings(needs_key=config.gateway.keys, caches=config.gateway.cache_s is not None)
+    return ServiceSettings(
+        limits=RequestLimits(media_hosts=config.gateway.media_hosts),
+        needs_key=config.gateway.keys,
+        caches=config.gateway.cache_s is not None,
+    )
 
 
 def _redis_url(config: Config) -> str | None:

@@ -25,6 +25,8 @@ from coe.config.schema import (
     EncoderKind,
     EncoderModel,
     FileModel,
+    GatewayModel,
+    RouterModel,
 )
 from coe.errors import ConfigError, UnknownExpert
 from coe.experts import ExpertPool
@@ -84,6 +86,8 @@ class RouterConfig:
     could be asked."""
     switch_cost: float = 0.1
     """How much better an expert must be to take a conversation over, in units of score."""
+    allowed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By category, the experts that alone its queries may be routed to."""
     feedback: Path | None = None
     """Where decisions and what clients thought of them are kept; None keeps none."""
 
@@ -110,6 +114,8 @@ class GatewayConfig:
     """How long an answer is told again for the same request; None keeps none."""
     redis_url_env: str | None = None
     """The variable that says where replicas agree on keys, budgets and limits."""
+    media_hosts: tuple[str, ...] | None = None
+    """Where experts may be told to fetch images from; None: anywhere on the public internet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ def _domain(parsed: FileModel, file: Path) -> Config:
             failovers=router.failovers,
             first_word_share=router.first_word_share,
             switch_cost=router.switch_cost,
+            allowed=_allowed(router, pool, file),
             feedback=None if router.feedback is None else resolved(router.feedback, file),
         ),
         _encoder(parsed.encoder, file),
@@ -183,7 +190,7 @@ def _domain(parsed: FileModel, file: Path) -> Config:
         SchedulingConfig(**parsed.scheduling.model_dump()),
         guards,
         None if parsed.trace is None else resolved(parsed.trace, file),
-        GatewayConfig(**parsed.gateway.model_dump()),
+        _gateway(parsed.gateway),
     )
 
 
@@ -204,6 +211,16 @@ def _aggregator(parsed: AggregatorModel, pool: ExpertPool, file: Path) -> Aggreg
     return AggregatorConfig(**parsed.model_dump())
 
 
+def _allowed(parsed: RouterModel, pool: ExpertPool, file: Path) -> Mapping[str, tuple[str, ...]]:
+    for category, expert_ids in parsed.allowed.items():
+        try:
+            pool.subset(expert_ids)
+        except UnknownExpert as error:
+            key = f"router.allowed.{category}"
+            raise ConfigError(str(error), file=str(file), key=key) from None
+    return {category: tuple(expert_ids) for category, expert_ids in parsed.allowed.items()}
+
+
 def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
     if parsed.kind == "endpoint" and not (parsed.base_url and parsed.model):
         raise ConfigError(
@@ -217,6 +234,15 @@ def _encoder(parsed: EncoderModel, file: Path) -> EncoderConfig:
     if model is not None and resolved(model, file).exists():
         model = str(resolved(model, file))
     return EncoderConfig(parsed.kind, model, parsed.base_url, parsed.api_key_env)
+
+
+def _gateway(parsed: GatewayModel) -> GatewayConfig:
+    hosts = parsed.media_hosts
+    told = parsed.model_dump(exclude={"media_hosts"})
+    return GatewayConfig(
+        **told,
+        media_hosts=None if hosts is None else tuple(host.strip("[]").lower() for host in hosts),
+    )
 
 
 def _devices(parsed: FileModel, file: Path) -> Mapping[str, float]:

@@ -86,6 +86,7 @@ class GatewayModel(Strict):
     keys: bool = False
     cache_s: float | None = Field(None, gt=0)
     redis_url_env: str | None = Field(None, min_length=1)
+    media_hosts: list[str] | None = None
 
 
 class LocalModel(Strict):
@@ -203,6 +204,7 @@ class RouterModel(Strict):
     failovers: int = Field(2, ge=0)
     first_word_share: float = Field(0.5, gt=0, le=1)
     switch_cost: float = Field(0.1, ge=0)
+    allowed: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     feedback: str | None = None
 
     @field_validator("aggregator", mode="before")

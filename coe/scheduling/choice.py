@@ -156,7 +156,7 @@ def outweighs_at(target: Lane, victim: Lane, now: float, cost: float, round_: Ro
         moved_s, growth = waited_s + weight * after_s, 1.0 + late**STEEPNESS
         slope = weight * growth + moved_s * STEEPNESS * late ** (STEEPNESS - 1.0) / patience_s
         after_s -= (moved_s * growth - cost) / slope
-    return now + max(0.0, after_s)
+    return now + max(0.0, float(after_s))
 
 
 def _waited_s(target: Lane, victim: Lane, now: float) -> float:

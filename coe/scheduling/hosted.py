@@ -37,6 +37,12 @@ class HostedEngine:
                 self.expert_id, f"its turn did not come within {timeout_s:g} s"
             ) from None
 
+    def n_waiting(self) -> int:
+        """Requests that wait for their turn now. A snapshot for reports, which takes a while."""
+        report = self._dispatcher.report()
+        mine = None if report is None else report.experts.get(self.expert_id)
+        return 0 if mine is None else mine.waiting
+
     def turn(self, request: GenerationRequest) -> AbstractAsyncContextManager[None]:
         """Waits until the inner engine may be used for this request; it may while the block runs.
 

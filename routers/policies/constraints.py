@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from coe.errors import RoutingError
 from coe.experts import ExpertPool
 from coe.routers.policies.ranking import at_least, best_first
 from coe.routing import FloatArray, NamesExperts, Policy
@@ -51,7 +52,30 @@ class SessionAffinity:
         if gain > self.switch_cost:
             return chosen
         others = [expert_id for expert_id in chosen if expert_id != self.previous]
-        return (self.previous, *others)[: len(chosen)]
+        stayed = (self.previous, *others)[: len(chosen)]
+        return stayed if self._may_be(stayed, scores, pool) else chosen
+
+    def _may_be(self, stayed: tuple[str, ...], scores: FloatArray, pool: ExpertPool) -> bool:
+        """Whether the inner policy lets each of them answer, and those it does take together.
+
+        Its limits hold for whoever knows the conversation, too.
+        """
+        return _takes(self.inner, stayed[:1], scores, pool) == 1 and (
+            len(stayed) == 1 or _takes(self.inner, stayed, scores, pool) == len(stayed)
+        )
+
+
+def _takes(
+    policy: Policy, expert_ids: tuple[str, ...], scores: FloatArray, pool: ExpertPool
+) -> int:
+    """How many of these a policy calls where there is nobody else."""
+    columns = [i for i, id_ in enumerate(pool.ids) if id_ in expert_ids]
+    try:
+        if isinstance(policy, NamesExperts):
+            policy = policy.without([id_ for id_ in pool.ids if id_ not in expert_ids])
+        return len(policy.choose(scores[columns], pool.subset(expert_ids)))
+    except RoutingError:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

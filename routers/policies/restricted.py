@@ -28,10 +28,7 @@ class Among:
         return self.inner.choose(*_seen(scores, pool, self.expert_ids))
 
     def without(self, expert_ids: Collection[str]) -> Among:
-        left = tuple(id_ for id_ in self.expert_ids if id_ not in expert_ids)
-        if not left:
-            raise RoutingError(f"no expert is left of {', '.join(self.expert_ids)}")
-        return Among(self.inner, left)
+        return Among(self.inner, _left(self.expert_ids, expert_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,16 @@ class AdaptiveAmong:
 
     def next(self, scores: FloatArray, pool: ExpertPool, heard: Sequence[Heard]) -> str | None:
         return self.inner.next(*_seen(scores, pool, self.expert_ids), heard)
+
+    def without(self, expert_ids: Collection[str]) -> AdaptiveAmong:
+        return AdaptiveAmong(self.inner, _left(self.expert_ids, expert_ids))
+
+
+def _left(expert_ids: Sequence[str], gone: Collection[str]) -> tuple[str, ...]:
+    left = tuple(id_ for id_ in expert_ids if id_ not in gone)
+    if not left:
+        raise RoutingError(f"no expert is left of {', '.join(expert_ids)}")
+    return left
 
 
 def _seen(

@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +22,10 @@ from coe.service.reply import send_json
 KEY_ENV = "COE_ADMIN_KEY"
 LEAST_KEY_CHARS = 16
 _LOG = logging.getLogger("coe.service")
+# Nothing may follow the address but a port; without brackets, IPv6 has none.
+_HOST = re.compile(
+    r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<name>[^:\[\]]*))(?::\d*)?|(?P<bare>[0-9A-Fa-f.:]+)"
+)
 
 
 def refusal(
@@ -115,11 +120,10 @@ class Gate:
 
 def is_address(host: bytes | None) -> bool:
     """Whether a Host header is an IP address or `localhost`, with a port or without."""
-    text = "" if host is None else host.decode("latin-1")
-    if text.startswith("["):
-        name = text[1:].partition("]")[0]
-    else:
-        name = text.partition(":")[0] if text.count(":") <= 1 else text
+    told = _HOST.fullmatch("" if host is None else host.decode("latin-1"))
+    if told is None:
+        return False
+    name = told["bracketed"] or told["bare"] or told["name"]
     if name.lower() == "localhost":
         return True
     try:

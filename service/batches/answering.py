@@ -8,7 +8,8 @@ from coe.composition import Answering, Composition
 from coe.engines.base import collect
 from coe.errors import UpstreamError
 from coe.routing import RoutingDecision
-from coe.service.batches.lines import BatchRequest, answer_line, check_able
+from coe.service.batches.lines import BatchRequest, check_able
+from coe.service.batches.written import answer_line
 from coe.service.visit import Receipt
 from coe.types import Completion, Delta
 
@@ -39,7 +40,7 @@ class Asker:
         generation = request.call.generation
         async with self.composition.answering(generation, decision, request.wish) as answer:
             experts = receipt.experts = answer.decision.experts
-            receipt.has_begun = True
+            receipt.has_begun, receipt.shares = True, answer.shares
             whole = await _whole(answer, receipt)
         model = experts[0] if len(experts) == 1 else self.routed_model
         body = request.telling.whole(whole, request.request_id, model)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 from coe.errors import CoeError, ConfigError, QueueFull, ShuttingDown, StoreError
+from coe.service.batches.ending import End, Errors
 from coe.service.batches.journal import Journal
 from coe.service.batches.lines import BatchFile, LineRules, check_requests
 from coe.service.batches.objects import BatchCall, batch_error, batch_errors
@@ -27,16 +25,13 @@ from coe.service.batches.sharing import SharedRun
 from coe.service.batches.turns import Turns
 from coe.service.errors import InvalidRequest
 from coe.service.gateway import Gateway
-from coe.store import ApiKey, BatchOver, BatchState, Store, StoredBatch
+from coe.store import ApiKey, Store, StoredBatch
 
 _LOG = logging.getLogger("coe.service")
 PURPOSE = "batch"
-OUTPUT_PURPOSE = "batch_output"
 _MOST_ERRORS = 50
 _ASK_AGAIN_S = 60.0
 _TRY_AGAIN_S = 30.0
-
-Errors = Sequence[Mapping[str, Any]]
 
 
 @dataclass(slots=True, eq=False)
@@ -140,9 +135,9 @@ class BatchJobs:
         """Whether this process has no more to do with it. False: the disk did not take it now."""
         try:
             if job.is_cancelled:
-                await self._end(job, "cancelled")
+                await self._end(job, End("cancelled"))
             elif job.defect:
-                await self._end(job, "failed", job.defect)
+                await self._end(job, End("failed", job.defect))
             else:
                 await self._work_to_its_end(job)
         except ShuttingDown:
@@ -168,12 +163,12 @@ class BatchJobs:
             work.cancel()
             await asyncio.wait([work])
         if job.is_cancelled:
-            await self._end(job, "cancelled")
+            await self._end(job, End("cancelled"))
         elif is_late:
-            await self._end(job, "expired")
+            await self._end(job, End("expired"))
         else:
             errors = work.result()
-            await self._end(job, "failed" if errors else "completed", errors)
+            await self._end(job, End("failed" if errors else "completed", errors))
 
     async def _work(self, job: _Job) -> Errors:
         """Answers what is left, when it is its turn. What keeps it from that is returned.
@@ -230,6 +225,10 @@ class BatchJobs:
             job.requests = requests
         return batch_errors(wrong)
 
+    async def _end(self, job: _Job, end: End) -> None:
+        limits = self._gateway.settings.limits
+        await end.reach(self.store, job.batch, job.place, job.requests, limits)
+
     async def _answer(self, job: _Job, key: ApiKey | None) -> None:
         requests, batch = job.requests, job.batch
         assert requests is not None  # they have been checked
@@ -244,50 +243,6 @@ class BatchJobs:
             tell()
             in_flight = self.settings.in_flight
             await SharedRun(self._gateway, requests, journal, payer, in_flight, tell).answer()
-
-    async def _end(self, job: _Job, state: BatchState, errors: Errors = ()) -> None:
-        """Publishes what there is, and says that the batch is over."""
-        batches, batch = self.store.batches, job.batch
-        if state == "completed":
-            try:
-                await batches.move(batch.id, "finalizing")
-            except BatchOver:
-                state = "cancelled"  # Just now it was.
-        output_id, error_id = await self._publish(job, state)
-        try:
-            moved = partial(
-                batches.move, output_file_id=output_id, error_file_id=error_id, errors=errors
-            )
-            await moved(batch.id, state)
-        except BatchOver:
-            await moved(batch.id, "cancelled")  # Meanwhile it was.
-        await asyncio.to_thread(job.place.leave)
-
-    async def _publish(self, job: _Job, state: BatchState) -> tuple[str | None, str | None]:
-        """The ids of the files with answers and with failures, if there are such."""
-        batch = await self.store.batches.get(job.batch.tenant, job.batch.id)
-        if "in_progress" not in batch.times:
-            return None, None
-        requests = job.requests or await self._read_again(job)
-        made = await asyncio.to_thread(job.place.publish, requests, state == "expired")
-        self.store.batches.count(batch.id, len(requests), made.n_completed, made.n_failed)
-        output_id = await self._adopted(batch, f"{batch.id}_output.jsonl", made.output)
-        return output_id, await self._adopted(batch, f"{batch.id}_error.jsonl", made.errors)
-
-    async def _read_again(self, job: _Job) -> BatchFile:
-        """Of a batch that came to its end before this process had read it."""
-        rules = LineRules(None, (job.batch.endpoint,), None, self._gateway.settings.limits)
-        requests, _ = await asyncio.to_thread(check_requests, job.place.input, rules, 1)
-        return requests
-
-    async def _adopted(self, batch: StoredBatch, name: str, path: Path | None) -> str | None:
-        """Once, also if the process before had come as far."""
-        if path is None:
-            return None
-        for file in await self.store.files.all(batch.tenant):
-            if file.filename == name and file.purpose == OUTPUT_PURPOSE:
-                return file.id
-        return (await self.store.files.adopt(batch.tenant, name, OUTPUT_PURPOSE, path)).id
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Lines of OpenAI's batch format: requests in, answers and errors out.
+"""Lines of OpenAI's batch format: the requests of a file, checked. `written` has the answers.
 
 https://platform.openai.com/docs/guides/batch: a request is `{"custom_id", "method": "POST", "url":
 "/v1/chat/completions", "body"}`, an answer `{"id", "custom_id", "response": {"status_code",
@@ -20,9 +20,8 @@ from coe.service.bounds import check_bounds, check_nesting
 from coe.service.completions import read_completions_call
 from coe.service.control import UNSAID, Control
 from coe.service.embeddings import read_embeddings_call
-from coe.service.errors import InvalidRequest, answer_for
+from coe.service.errors import InvalidRequest
 from coe.service.generation import Read, read_chat_call, wish_of
-from coe.service.reply import to_json
 from coe.service.request_limits import RequestLimits
 from coe.service.telling import Telling
 from coe.service.wire import ChatCall
@@ -38,7 +37,6 @@ READS: Mapping[str, Read] = {
 _MOST_TOLD = 5
 _MOST_ID_CHARS = 512
 _KEYS = ("custom_id", "method", "url", "body")
-_NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
 Passing = Callable[[str], Collection[str]]
 """A route → the experts that take its requests as they come."""
@@ -161,44 +159,6 @@ def check_requests(
             if len(wrong) == most_wrong or error.code == "too_many_requests":
                 break
     return BatchFile(file, rules, places), wrong
-
-
-def answer_line(request: BatchRequest, body: bytes, told: Mapping[str, object]) -> bytes:
-    """The line of an answer; what is `told` of it is under `coe` in its body.
-
-    The body stays as it is otherwise. Raises ValueError if it is no JSON object.
-    """
-    if not isinstance(orjson.loads(body), dict):
-        raise ValueError("not a JSON object")
-    # JSON has breaks only between its tokens, and a line has none.
-    inner = body.translate(_NO_BREAKS).strip()[1:-1].strip()
-    separator = b"," if inner else b""
-    joined = b"{" + inner + separator + b'"coe":' + to_json(told) + b"}"
-    return _line(request, 200, orjson.Fragment(joined))
-
-
-def error_line(request: BatchRequest, error: Exception) -> bytes:
-    """The line of a request that could not be answered, as the gateway would have told it."""
-    told = answer_for(error, request.request_id)
-    return _line(request, told.status, told.envelope)
-
-
-def unasked_line(custom_id: str, request_id: str, code: str, message: str) -> bytes:
-    """The line of a request that nobody was asked, because its batch came to an end."""
-    error = {"code": code, "message": message}
-    return to_json({"id": request_id, "custom_id": custom_id, "response": None, "error": error})
-
-
-def _line(request: BatchRequest, status: int, body: object) -> bytes:
-    response = {"status_code": status, "request_id": request.request_id, "body": body}
-    return to_json(
-        {
-            "id": request.request_id,
-            "custom_id": request.custom_id,
-            "response": response,
-            "error": None,
-        }
-    )
 
 
 def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -61,5 +61,5 @@ class Payer:
             latency_s,
             None if usage is None else usage.prompt_tokens,
             None if usage is None else usage.completion_tokens,
-            cost_usd(usage, experts, asker.composition.pool),
+            cost_usd(receipt, asker.composition.pool),
         )

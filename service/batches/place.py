@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coe.service.batches.journal import Journal
-from coe.service.batches.lines import BatchFile, unasked_line
+from coe.service.batches.lines import BatchFile
+from coe.service.batches.written import unasked_line
 
 FOLDER = "batches"
 _EXPIRED = "the completion window was over before this request was answered"

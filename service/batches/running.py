@@ -22,8 +22,9 @@ from coe.scheduling.prefix_order import prefix_order
 from coe.service.batches.answering import Asker
 from coe.service.batches.assignments import Assignments
 from coe.service.batches.journal import Journal
-from coe.service.batches.lines import BatchFile, BatchRequest, error_line
+from coe.service.batches.lines import BatchFile, BatchRequest
 from coe.service.batches.remembering import RememberingEngine
+from coe.service.batches.written import error_line
 
 WINDOW = 20_000
 """Most requests that wait or run at once."""

@@ -22,10 +22,11 @@ from coe.errors import ShuttingDown
 from coe.service.batches.answering import Asker
 from coe.service.batches.assignments import Assignments
 from coe.service.batches.journal import Journal
-from coe.service.batches.lines import BatchFile, BatchRequest, error_line
+from coe.service.batches.lines import BatchFile, BatchRequest
 from coe.service.batches.pausing import pause_s
 from coe.service.batches.paying import Payer
 from coe.service.batches.running import CHUNK, cut, keep_synced, read_ordered, together
+from coe.service.batches.written import error_line
 from coe.service.control import MOST_URGENT
 from coe.service.gateway import Gateway
 

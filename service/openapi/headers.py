@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from coe.service.control import MOST_URGENT
-from coe.service.openapi.shapes import ANY_TEXT, Schema, one_of, ref, text, whole
+from coe.service.openapi.shapes import ANY_TEXT, Schema, any_of, one_of, ref, text, whole
 
 _SECONDS: Schema = {"type": "string", "pattern": r"^(0\.[0-9]{0,8}[1-9]|[1-9][0-9]{0,8})$"}
 _CONTROLS: Mapping[str, tuple[str, Schema]] = {
     "x-coe-priority": ("Urgency; 0 is usual.", whole(-MOST_URGENT, MOST_URGENT)),
     "x-coe-timeout": ("Longest to wait for the whole answer, seconds.", _SECONDS),
     "x-coe-experts": ("Ids of the only experts that may answer, separated by commas.", text(1)),
-    "x-coe-policy": ("In place of the pool's own policy.", ref("Policy")),
+    "x-coe-policy": (
+        "In place of the pool's own policy; empty says nothing.",
+        any_of(one_of(""), ref("Policy")),
+    ),
     "x-coe-affinity": ("Requests of one name stay with one expert.", ANY_TEXT),
     "x-coe-cache": ("Whether a kept answer will do.", one_of("use", "skip")),
+    "x-coe-progress": (
+        "Whether comments in a stream tell what happens before its first word.",
+        one_of("true", "false"),
+    ),
 }
 _TOLD: Mapping[str, tuple[str, Schema]] = {
     "x-request-id": ("Names the request in the gateway's log.", text(1, 128)),

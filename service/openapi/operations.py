@@ -16,7 +16,7 @@ class Operation:
     id: str
     summary: str
     answer: str | None
-    """Of a success: the schema's name. None: bytes of any kind."""
+    """Of a success: the schema's name. None: what it answers is not JSON."""
     takes: str | None = None
     """The schema's name; None: no body."""
     refusals: tuple[int, ...] = ()
@@ -29,6 +29,8 @@ class Operation:
     """Whether the body is a form and not JSON."""
     chunk: str | None = None
     """Of a stream: the schema's name of what one event tells."""
+    media: tuple[str, ...] = ("application/json",)
+    """Types of a success, any of them where there are several."""
     is_open: bool = False
     """Whether it needs no key where others do."""
 
@@ -112,6 +114,13 @@ OTHERS = (
     ),
     Operation("/healthz", "live", "Whether the gateway runs.", "Liveness", is_open=True),
     Operation("/readyz", "ready", "Whether the router can route.", "Readiness", is_open=True),
+    Operation(
+        "/metrics",
+        "metrics",
+        "What the gateway counts, for Prometheus.",
+        None,
+        media=("text/plain", "application/openmetrics-text"),
+    ),
     Operation("/openapi.json", "describe", "This document.", "Document", is_open=True),
 )
 FILES = (
@@ -147,6 +156,7 @@ FILES = (
         "What is in a file.",
         None,
         refusals=(404, 503),
+        media=("application/octet-stream",),
     ),
     Operation(
         "/v1/batches",

@@ -12,7 +12,6 @@ from coe.service.openapi.shapes import ANY_TEXT, Schema, any_of, one_of, record,
 
 _JSON = "application/json"
 _FORM = "multipart/form-data"
-_BYTES = "application/octet-stream"
 _STREAM = "text/event-stream"
 _MEANINGS: Mapping[int, str] = {
     400: "The request is wrong; `param` names the field.",
@@ -74,7 +73,7 @@ def _parameters(operation: Operation) -> list[Schema]:
 
 
 def _success(operation: Operation) -> Schema:
-    described = _answer(operation.summary, operation.answer)
+    described = _answer(operation.summary, operation.answer, operation.media)
     if operation.generates:
         described["headers"] = header_refs((*EVERY, *DECIDED))
     if operation.chunk is not None:
@@ -98,9 +97,13 @@ def _refusal(status: int) -> Schema:
     return described
 
 
-def _answer(description: str, schema: str | None) -> Schema:
-    content = {_BYTES: {}} if schema is None else {_JSON: {"schema": ref(schema)}}
-    return {"description": description, "headers": header_refs(EVERY), "content": content}
+def _answer(description: str, schema: str | None, media: Sequence[str] = (_JSON,)) -> Schema:
+    content: Schema = {} if schema is None else {"schema": ref(schema)}
+    return {
+        "description": description,
+        "headers": header_refs(EVERY),
+        "content": {kind: {**content} for kind in media},
+    }
 
 
 def _codes() -> Mapping[int, Sequence[str]]:

@@ -88,6 +88,9 @@ def _control() -> Schema:
         "policy": optional(ref("Policy")),
         "affinity": told(optional(_NAME), "Requests of one name stay with one expert."),
         "cache": optional(one_of("use", "skip")),
+        "progress": told(
+            optional(BOOLEAN), "Comments in a stream tell what happens before its first word."
+        ),
     }
     return record(fields, is_closed=True)
 

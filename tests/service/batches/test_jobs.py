@@ -26,6 +26,7 @@ from coe.scheduling.hosted import HostedEngine
 from coe.service.app import gateway_app
 from coe.service.batches.jobs import BatchJobs
 from coe.service.batches.objects import BatchCall
+from coe.service.batches.pausing import MOST_PAUSES
 from coe.service.batches.settings import BatchSettings
 from coe.service.gateway import Gateway
 from coe.service.settings import ServiceSettings
@@ -69,9 +70,8 @@ class Gated(ScriptedEngine):
 class Broken(Gated):
     """Answers nobody."""
 
-    async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         raise LookupError("a defect")
-        yield
 
 
 @dataclass
@@ -323,7 +323,7 @@ async def test_output_is_published_once_though_the_end_is_tried_twice(tmp_path: 
 
 async def test_refusals_of_the_moment_are_waited_out(tmp_path: Path) -> None:
     async with Desk(tmp_path, {"a": Gated("a")}).open() as desk:
-        desk.engines["a"].refusals = [QueueFull("full", 0.01) for _ in range(12)]
+        desk.engines["a"].refusals = [QueueFull("full", 0.01) for _ in range(MOST_PAUSES + 1)]
         over = await desk.until(await desk.submit([_line("r0")]), "completed")
         assert (over.n_completed, desk.engines["a"].refusals) == (1, [])
 
@@ -422,8 +422,8 @@ async def test_a_gateway_serves_batches_from_start_to_stop(tmp_path: Path) -> No
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://coe") as client:
             content = orjson.dumps(_line("r0"))
-            sent = {"files": {"file": ("in.jsonl", content)}, "data": {"purpose": "batch"}}
-            file = (await client.post("/v1/files", **sent)).json()
+            form, fields = {"file": ("in.jsonl", content)}, {"purpose": "batch"}
+            file = (await client.post("/v1/files", files=form, data=fields)).json()
             told = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
             batch = (await client.post("/v1/batches", json=told)).json()
             async with asyncio.timeout(20):

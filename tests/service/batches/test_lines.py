@@ -10,6 +10,7 @@ import pytest
 
 from coe.errors import DatasetError
 from coe.service.batches.lines import URL, read_requests
+from coe.service.batches.written import answer_line
 
 MODELS = ("coe", "sums")
 
@@ -111,3 +112,66 @@ def test_a_file_without_requests_or_without_a_file_is_refused(tmp_path: Path) ->
         read_requests(_file(tmp_path, ""), MODELS)
     with pytest.raises(DatasetError, match="cannot be read"):
         read_requests(tmp_path / "none.jsonl", MODELS)
+
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "able", "is_right"),
+    [
+        ("coe", ("sums",), True),
+        ("coe", (), False),
+        ("sums", ("sums",), True),
+        ("sums", ("other",), False),
+    ],
+)
+def test_line_for_an_experts_own_server_needs_such_an_expert(
+    tmp_path: Path, model: str, able: tuple[str, ...], is_right: bool
+) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL]}
+    file = _file(tmp_path, _line(body=body))
+    if is_right:
+        (request,) = read_requests(file, MODELS, lambda route: able).requests(["1"])
+        raw = request.call.generation.raw
+        assert raw is not None
+        assert (raw.is_all, raw.fields["tools"]) == (True, [TOOL])
+    else:
+        with pytest.raises(DatasetError, match="line 1: body: tools is not supported"):
+            read_requests(file, MODELS, lambda route: able)
+
+
+def test_answer_of_a_server_stays_as_it_is_on_one_line(tmp_path: Path) -> None:
+    (request,) = read_requests(_file(tmp_path, _line()), MODELS).requests(["1"])
+    body = b' {"odd": 1.50,\r\n "text": "a\\nb"}\n'
+    line = answer_line(request, body, {"experts": ["sums"]})
+    assert b'{"odd": 1.50,   "text": "a\\nb","coe":{"experts":["sums"]}}' in line
+    assert b"\n" not in line
+    assert json.loads(line)["response"]["body"]["text"] == "a\nb"
+    assert json.loads(answer_line(request, b"{}", {}))["response"]["body"] == {"coe": {}}
+    with pytest.raises(ValueError, match="not a JSON object"):
+        answer_line(request, b"[]", {})
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_lines_that_begin_alike_are_no_conversation(tmp_path: Path, is_named: bool) -> None:
+    body = {"model": "coe", "messages": [{"role": "user", "content": "hi"}]}
+    named = {"prompt_cache_key": "mine"} if is_named else {}
+    (request,) = read_requests(_file(tmp_path, _line(body=body | named)), MODELS).requests(["1"])
+    assert (request.call.generation.session is not None) == is_named
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        ({"timeout_s": 5}, "coe.timeout_s has no meaning"),
+        ({"policy": "best-of-luck"}, "coe.policy"),
+        ({"expert": ["sums"]}, "coe.expert is not taken"),
+    ],
+)
+def test_line_may_not_wish_for_what_cannot_be(
+    tmp_path: Path, control: dict[str, object], words: str
+) -> None:
+    body = {"model": "coe", "messages": [{"role": "user", "content": "hi"}], "coe": control}
+    with pytest.raises(DatasetError, match=words):
+        read_requests(_file(tmp_path, _line(body=body)), MODELS)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import openai
 import orjson
@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from coe.composition import Composition
+from coe.engines.base import Engine
 from coe.engines.openai import OpenAIEngine
 from coe.engines.scripted import ScriptedEngine
 from coe.experts import Expert, ExpertPool, OpenAISpec, ScriptedSpec
@@ -26,7 +27,7 @@ from coe.service.app import create_app
 from coe.service.settings import ServiceSettings
 from coe.store import KeyLimits, Store, StoreSettings, open_store
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 ANSWER = b'{"id":"x1",\n "choices":[ {"index":0,"finish_reason":"tool_calls","odd":1.0} ]\r\n}\n'
 EMBEDDED = b'{"data":[], "usage":{"prompt_tokens":1,"total_tokens":1}}'
@@ -175,7 +176,10 @@ async def test_batch_line_carries_what_only_a_server_understands(
     url = await upstream.start()
     experts = (Expert("remote", OpenAISpec(url, model="m")), Expert("near", ScriptedSpec()))
     pool = ExpertPool(experts)
-    engines = {"remote": OpenAIEngine(experts[0]), "near": ScriptedEngine(experts[1])}
+    engines: dict[str, Engine] = {
+        "remote": OpenAIEngine(experts[0]),
+        "near": ScriptedEngine(experts[1]),
+    }
     composition = Composition(Router(RandomScorer(pool.ids), TopK(1), pool), engines)
     embed = {"model": "remote", "input": "text"}
     content, endpoint = _input(_said("add", tools=[TOOL]), _said("2", tools=[TOOL])), CHAT

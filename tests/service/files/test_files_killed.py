@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import openai
 import orjson
@@ -30,7 +30,7 @@ local_memory_gib: 1
 router: {scorer: random}
 """
 N_REQUESTS = 600
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 _URL = re.compile(r"ready at (http://\S+)")
 
 
@@ -44,7 +44,8 @@ class Served:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
         self.said: list[str] = []
         self._is_ready = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         assert self._is_ready.wait(60), self.said
         found = _URL.search("".join(self.said))
         assert found is not None, self.said
@@ -60,7 +61,11 @@ class Served:
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        code = self.process.wait(30)
+        self._listener.join(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
 
 
 @contextmanager

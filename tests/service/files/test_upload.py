@@ -161,6 +161,16 @@ async def test_nothing_is_left_of_an_upload_that_is_refused(
     assert same.status_code == 200
 
 
+async def test_file_may_be_larger_than_other_bodies(compose: Any, store: Store) -> None:
+    settings = ServiceSettings(max_body_bytes=500, batches=BatchSettings(max_file_bytes=10**6))
+    transport = httpx.ASGITransport(create_app(compose(), settings, store=store))
+    async with httpx.AsyncClient(transport=transport, base_url="http://coe") as client:
+        assert (await _create(client, b"x" * 10**5)).status_code == 200
+        assert (await _create(client, b"x" * 2 * 10**6)).status_code == 413
+        other = await client.post("/v1/batches", json={"input_file_id": "x" * 600})
+        assert other.status_code == 413
+
+
 async def test_room_for_files_is_bounded(client: httpx.AsyncClient) -> None:
     statuses = [(await _create(client, b"x")).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 400]
