@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Message, Scope, Send
 
 from coe.composition import Composition
 from coe.service.reply import Header, extra_headers
+from coe.service.similar import NearAsk, Similar, without_ask
 from coe.service.wire import ChatCall
 from coe.store import CachedResponse, ResponseCache, cache_key
 
@@ -19,12 +21,45 @@ _KEPT_HEADERS = (b"content-type", b"cache-control", b"x-accel-buffering")
 _KEPT_EXTRAS = (b"x-coe-expert", b"x-coe-router", b"x-coe-scores")
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What is known of one request."""
+
+    key: str
+    response: CachedResponse | None
+    how: str
+    """hit, near or miss."""
+    ask: NearAsk | None = None
+
+
 class Caching:
     """The cache as generating routes use it."""
 
-    def __init__(self, cache: ResponseCache, composition: Composition) -> None:
+    def __init__(
+        self, cache: ResponseCache, composition: Composition, similar: Similar | None = None
+    ) -> None:
+        """`similar`: where near asks are answered, too."""
         self._cache = cache
         self._composition = composition
+        self._similar = similar
+
+    async def find(
+        self, route: str, raw: Mapping[str, Any], call: ChatCall, tenant: str
+    ) -> Lookup | None:
+        """What is known of the request; None where the client wants a fresh answer."""
+        key = self.key(route, raw, call, tenant)
+        if key is None:
+            return None
+        known = await self._cache.get(key)
+        if known is not None or self._similar is None:
+            return Lookup(key, known, "miss" if known is None else "hit")
+        rest = without_ask(raw, call)
+        scope = None if rest is None else self.key(route, rest, call, tenant)
+        if scope is None:
+            return Lookup(key, None, "miss")
+        ask = await self._similar.ask(tenant, scope, call.generation.ask or "")
+        near = self._similar.get(ask)
+        return Lookup(key, near, "miss" if near is None else "near", ask)
 
     def key(self, route: str, raw: Mapping[str, Any], call: ChatCall, tenant: str) -> str | None:
         """What the answer is kept under; None where the client wants a fresh one."""
@@ -40,18 +75,23 @@ class Caching:
         except (TypeError, ValueError):
             return None
 
-    async def get(self, key: str) -> CachedResponse | None:
-        return await self._cache.get(key)
+    def recording(self, scope: Scope, send: Send) -> Recording:
+        return Recording(extra_headers(scope), send)
 
-    def recording(self, key: str, scope: Scope, send: Send) -> Recording:
-        return Recording(self._cache, key, extra_headers(scope), send)
+    async def keep(self, lookup: Lookup, response: CachedResponse | None) -> None:
+        """Keeps the answer to what was looked up; None: there was none, or not all of it."""
+        if response is None:
+            return
+        await self._cache.put(lookup.key, response)
+        if self._similar is not None and lookup.ask is not None:
+            self._similar.put(lookup.ask, response)
 
 
 class Recording:
     """Sends an answer and remembers it."""
 
-    def __init__(self, cache: ResponseCache, key: str, extra: list[Header], send: Send) -> None:
-        self._cache, self._key, self._extra, self._send = cache, key, extra, send
+    def __init__(self, extra: list[Header], send: Send) -> None:
+        self._extra, self._send = extra, send
         self._left = _MOST_BYTES
         self._pieces: list[bytes] = []
         self._headers: list[Header] = []
@@ -73,17 +113,22 @@ class Recording:
             self._is_whole = not message.get("more_body", False)
         await self._send(message)
 
-    async def keep(self) -> None:
-        """Keeps what was sent if it was an answer, and all of it."""
-        if self._is_answer and self._is_whole:
-            extra = [h for h in self._extra if h[0] in _KEPT_EXTRAS]
-            kept = CachedResponse(b"".join(self._pieces), (*self._headers, *extra))
-            await self._cache.put(self._key, kept)
+    @property
+    def response(self) -> CachedResponse | None:
+        """What was sent, if it was an answer and all of it."""
+        if not (self._is_answer and self._is_whole):
+            return None
+        extra = [h for h in self._extra if h[0] in _KEPT_EXTRAS]
+        return CachedResponse(b"".join(self._pieces), (*self._headers, *extra))
 
 
-async def send_cached(send: Send, response: CachedResponse) -> None:
+async def send_cached(send: Send, response: CachedResponse, how: str) -> None:
     """Says whence it comes. A stream comes in one piece."""
-    headers = [*response.headers, (MARK, b"hit"), (b"content-length", b"%d" % len(response.body))]
+    headers = [
+        *response.headers,
+        (MARK, how.encode()),
+        (b"content-length", b"%d" % len(response.body)),
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
 

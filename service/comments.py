@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from starlette.types import Message, Send
 
@@ -72,17 +72,19 @@ class Comments(Progress):
             is_last = not message.get("more_body", False)
             self._is_between_events = not is_last and message["body"].endswith(_EVENT_ENDS)
 
-    @asynccontextmanager
-    async def telling(self) -> AsyncIterator[None]:
-        """Comments are sent while the block runs."""
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Comments are sent while the block runs.
+
+        Nothing is waited for at its end: whoever waits after the last piece of a response is told
+        that its client has gone, and the answer would be taken for one that nobody heard.
+        """
         teller = asyncio.create_task(self._run())
+        teller.add_done_callback(_look_at)
         try:
             yield
         finally:
             teller.cancel()
-            for error in await asyncio.gather(teller, return_exceptions=True):
-                if isinstance(error, Exception):
-                    _LOG.error("comments on an answer's progress have failed", exc_info=error)
 
     def _tell(self, said: Mapping[str, object]) -> None:
         self._untold.append(b": coe " + to_json(said) + b"\n\n")
@@ -114,3 +116,8 @@ class Comments(Progress):
             self._untold.clear()
             await self._aside({"type": "http.response.body", "body": comments, "more_body": True})
             self._sent_s = asyncio.get_running_loop().time()
+
+
+def _look_at(teller: asyncio.Task[None]) -> None:
+    if not teller.cancelled() and (error := teller.exception()) is not None:
+        _LOG.error("comments on an answer's progress have failed", exc_info=error)

@@ -11,6 +11,7 @@ from coe.scheduling.report import SiteReport
 from coe.scheduling.trace_log import TraceLog
 from coe.service.request_log import RequestLog
 from coe.service.settings import ServiceSettings
+from coe.service.similar import Similar
 from coe.service.tracing import Tracing
 from coe.store import Store
 
@@ -25,6 +26,8 @@ class Gateway:
     trace: TraceLog | None = None
     store: Store | None = None
     """None keeps nothing: no keys, no cache, no log of decisions."""
+    similar: Similar | None = None
+    """Answers asks that mean the same as others, where answers are kept at all."""
     site: Callable[[], SiteReport | None] | None = None
     """How those hosted here are doing, for whoever scrapes."""
     log: RequestLog | None = None

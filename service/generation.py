@@ -90,22 +90,21 @@ class Generation:
     ) -> AsyncIterator[Send | None]:
         """Where to send the answer; None where it has been sent, since it was known."""
         gateway = self._gateway
-        key = None
+        lookup = None
         if gateway.store is not None and gateway.settings.caches:
-            caching = Caching(gateway.store.cache, gateway.composition)
-            key = caching.key(scope["path"], raw, call, tenant_of(scope))
-        if key is None:
+            caching = Caching(gateway.store.cache, gateway.composition, gateway.similar)
+            lookup = await caching.find(scope["path"], raw, call, tenant_of(scope))
+        if lookup is None:
             yield send
             return
-        known = await caching.get(key)
-        current_notes().looked_up("miss" if known is None else "hit")
-        if known is None:
-            recording = caching.recording(key, scope, send)
+        current_notes().looked_up(lookup.how)
+        if lookup.response is None:
+            recording = caching.recording(scope, send)
             yield recording.send
-            await recording.keep()
+            await caching.keep(lookup, recording.response)
             return
         async with self._charged(scope, Usage(), Receipt()):
-            await send_cached(send, known)
+            await send_cached(send, lookup.response, lookup.how)
         yield None
 
     @asynccontextmanager

@@ -92,7 +92,7 @@ class Visit:
                 return
             listener = self.listener
             self.comments = Comments(listener.send, listener.aside, _stream_start())
-            async with self.comments.telling():
+            with self.comments.telling():
                 await self._stream(decision)
             return
         async with self.listener.in_time(), self._answering(decision) as answer:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import uvloop
 
-from bench.resilience.scenes import Row, scenes
+from bench.resilience.failures import Row
+from bench.resilience.scenes import scenes
 from bench.serving import ROOT
 
 

@@ -46,7 +46,7 @@ def serve(
     """Serve the pool as an OpenAI-compatible gateway."""
     from coe.assembly import load_operated
     from coe.assembly.hosting import bound_warning_of
-    from coe.cli.state import open_state, settings_of
+    from coe.cli.state import open_state, settings_of, similar_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
     from coe.scheduling.trace_log import TraceLog
@@ -72,6 +72,7 @@ def serve(
     if log_requests or log_prompts:
         write_json_lines(sys.stderr)
         gateway.log = RequestLog(keeps_prompts=log_prompts)
+    gateway.similar = similar_of(loaded)
     gateway.tracing = tracing_or_none(kinds_in(lambda: gateway.composition))
     app: App = gateway_app(gateway)
     with ExitStack() as doors:

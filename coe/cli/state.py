@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coe.errors import ConfigError
@@ -11,6 +12,7 @@ from coe.errors import ConfigError
 if TYPE_CHECKING:
     from coe.config import Config
     from coe.service.settings import ServiceSettings
+    from coe.service.similar import Similar
     from coe.store import Store
 
 
@@ -23,11 +25,11 @@ def open_state(config: Config, say: Callable[[str], None]) -> Store | None:
 
     told = config.gateway
     redis_url = _redis_url(config)
-    kept = {} if told.cache_s is None else {"cache_ttl_s": told.cache_s}
+    settings = StoreSettings(path=config.state_dir / FOLDER, redis_url=redis_url)
+    if told.cache_s is not None:
+        settings = replace(settings, cache_ttl_s=told.cache_s)
     try:
-        return open_store(
-            StoreSettings(path=config.state_dir / FOLDER, redis_url=redis_url, **kept)
-        )
+        return open_store(settings)
     except ConfigError as error:
         if told.keys or told.cache_s is not None or redis_url is not None:
             raise
@@ -44,6 +46,27 @@ def settings_of(config: Config) -> ServiceSettings:
         needs_key=config.gateway.keys,
         caches=config.gateway.cache_s is not None,
     )
+
+
+def similar_of(config: Config) -> Similar | None:
+    """Where near asks are answered; None: nowhere. Raises `ConfigError`."""
+    from coe.assembly.engines import encoder_for
+    from coe.service.similar import Similar
+    from coe.store.semantic import SemanticCache
+    from coe.store.settings import SemanticSettings
+
+    told = config.gateway
+    if told.similar_from is None:
+        return None
+    if told.cache_s is None:
+        raise ConfigError(
+            "near asks are answered from the cache; say how long it keeps answers, as `cache_s`",
+            file=str(config.file),
+            key="gateway.similar_from",
+        )
+    encoder = encoder_for(config.encoder)
+    cache = SemanticCache(encoder.dim, SemanticSettings(told.similar_from, ttl_s=told.cache_s))
+    return Similar(cache, encoder.encode, config.encoder.kind != "static")
 
 
 def _redis_url(config: Config) -> str | None:

@@ -112,6 +112,9 @@ class GatewayConfig:
     """Whether every request needs a key of `coe keys`."""
     cache_s: float | None = None
     """How long an answer is told again for the same request; None keeps none."""
+    similar_from: float | None = None
+    """From which similarity on it is told again for another ask that differs in harmless words
+    alone; None: for the same words only."""
     redis_url_env: str | None = None
     """The variable that says where replicas agree on keys, budgets and limits."""
     media_hosts: tuple[str, ...] | None = None

@@ -85,6 +85,7 @@ class ReliabilityModel(Strict):
 class GatewayModel(Strict):
     keys: bool = False
     cache_s: float | None = Field(None, gt=0)
+    similar_from: float | None = Field(None, gt=0, le=1)
     redis_url_env: str | None = Field(None, min_length=1)
     media_hosts: list[str] | None = None
 

@@ -20,6 +20,8 @@ PATIENCE = 1.3
 """Waiting is twice as dear for an expert whose oldest ticket has waited for so many rounds."""
 STEEPNESS = 4.0
 """The power of that age by which it grows dearer."""
+MOST_DEAR = 4.0
+"""So many times as dear at most when it is weighed against a swap that disturbs somebody."""
 LEAST_ROUND_S = 1e-3
 NEWTON_STEPS = 4
 
@@ -52,25 +54,45 @@ class Round:
     The clock of ordinary claims: who is old among swaps of 50 ms is young among swaps of a minute.
     """
 
-    length_s: float = LEAST_ROUND_S
-    visit_s: float = LEAST_ROUND_S
-    """Swap and service of one expert, on average."""
+    seconds: float = LEAST_ROUND_S
+    """Swap and service of every expert that somebody waits for or runs on."""
+    n_visits: int = 1
+    """Those experts."""
+    n_resident: int = 1
+    """Experts on devices, which take turns beside each other."""
     waiting: float = 0.0
-    """Weight of those who wait for a swap, for each expert there is room for."""
+    """Weight of those who wait for a swap, for each of these."""
+
+    @property
+    def length_s(self) -> float:
+        return self.seconds / self.n_resident
+
+    @property
+    def visit_s(self) -> float:
+        return self.seconds / self.n_visits
+
+    def joined_by(self, lane: Lane) -> Round:
+        """With one more expert, that somebody has begun to wait for."""
+        waiting = self.waiting + lane.line.weight / self.n_resident
+        return Round(self.seconds + _visit_s(lane), self.n_visits + 1, self.n_resident, waiting)
 
 
 def round_of(lanes: Iterable[Lane]) -> Round:
-    """One swap and visit of each expert that somebody waits for or runs on, over those resident."""
-    seconds, n_visits, waiting, n_resident = 0.0, 0, 0.0, 0
+    """The round that lies before these experts."""
+    seconds, n_visits, n_resident, waiting = 0.0, 0, 0, 0.0
     for lane in lanes:
         n_resident += lane.is_on_device
         if lane.line or lane.granted:
-            seconds += lane.load_s.value + lane.leave_s + lane.serving_s
+            seconds += _visit_s(lane)
             n_visits += 1
-        if lane.residency in (Residency.DISK, Residency.ASLEEP):
+        if lane.line and lane.residency in (Residency.DISK, Residency.ASLEEP):
             waiting += lane.line.weight
-    seconds, n_slots = max(LEAST_ROUND_S, seconds), max(1, n_resident)
-    return Round(seconds / n_slots, seconds / max(1, n_visits), waiting / n_slots)
+    n_resident = max(1, n_resident)
+    return Round(max(LEAST_ROUND_S, seconds), max(1, n_visits), n_resident, waiting / n_resident)
+
+
+def _visit_s(lane: Lane) -> float:
+    return lane.load_s.value + lane.leave_s + lane.serving_s
 
 
 def quantum_s(lane: Lane, rules: SwapRules) -> float:
@@ -139,24 +161,29 @@ def disturbance(victim: Lane, target: Lane, now: float, round_: Round) -> float:
 def outweighs_at(target: Lane, victim: Lane, now: float, cost: float, round_: Round) -> float:
     """When the wait for the target will have cost so much since the victim came.
 
-    Waiting is dearer with impatience. Now if it has already; infinite if it never will.
+    Waiting is dearer with impatience, up to a limit. Now if it has already; infinite if it
+    never will.
     """
     oldest = target.line.oldest()
     waited_s, weight = _waited_s(target, victim, now), target.line.weight
     if oldest is None or weight <= 0.0 or math.isinf(cost):
         return math.inf
     patience_s = PATIENCE * round_.length_s
-    # Both are late enough: one leaves out how impatience grows, the other what was waited before.
-    at_most = (cost / impatience(target, now, round_) - waited_s) / weight
-    after_s = min(at_most, patience_s * (cost / (weight * patience_s)) ** (1 / (1 + STEEPNESS)))
-    if at_most <= 0.0:
+    dearest_s = patience_s * float((MOST_DEAR - 1.0) ** (1.0 / STEEPNESS))
+    grows_s = max(0.0, oldest.arrived_s + dearest_s - now)
+    after_s = (cost / MOST_DEAR - waited_s) / weight
+    if after_s >= grows_s:
+        return now + after_s
+    dearness = min(MOST_DEAR, impatience(target, now, round_))
+    after_s = min(grows_s, (cost / dearness - waited_s) / weight)
+    if after_s <= 0.0:
         return now
     for _ in range(NEWTON_STEPS):  # From above on a convex curve: never too early.
         late = (now + after_s - oldest.arrived_s) / patience_s
         moved_s, growth = waited_s + weight * after_s, 1.0 + late**STEEPNESS
         slope = weight * growth + moved_s * STEEPNESS * late ** (STEEPNESS - 1.0) / patience_s
         after_s -= (moved_s * growth - cost) / slope
-    return now + max(0.0, float(after_s))
+    return now + max(0.0, after_s)
 
 
 def _waited_s(target: Lane, victim: Lane, now: float) -> float:

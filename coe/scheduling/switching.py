@@ -76,8 +76,8 @@ class Switching:
         if known is not None and now < self.again_at_s and lane.line.weight < GROWTH * known:
             return
         if self._is_candidate(lane, now):
-            if known is None:  # One more that waits makes the round longer.
-                self._rooms.round = round_of(self._lanes)
+            if known is None and len(lane.line) == 1:
+                self._rooms.round = self._rooms.round.joined_by(lane)
             bid = bid_of(lane, now, self._rules, self._rooms.round)
             self._try(lane, now, bid, self._blocked)
 

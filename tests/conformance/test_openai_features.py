@@ -195,7 +195,7 @@ def test_client_gets_embeddings(ai: openai.OpenAI, features: Any) -> None:
 def test_client_gets_a_response_and_goes_on_from_it(ai: openai.OpenAI) -> None:
     first = ai.responses.create(model="coe", input="features one")
     assert first.output_text == "features one"
-    again = ai.responses.create(model="coe", input="and", previous_response_id=first.id)
+    again = ai.responses.create(model="features", input="and", previous_response_id=first.id)
     assert again.output_text == "and"
     assert ai.responses.retrieve(first.id).output_text == "features one"
     ai.responses.delete(first.id)

@@ -317,3 +317,41 @@ class BreakerMachine(RuleBasedStateMachine):
 
 BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_breaker_keeps_to_its_rules = BreakerMachine.TestCase
+
+
+def _in_a_row() -> Breaker:
+    return Breaker(BreakerRules(in_a_row=3, least_calls=1000, window_s=10.0))
+
+
+def _end(breaker: Breaker, now: float, ok: bool) -> None:
+    call = breaker.on_arrival(now)
+    assert call is not None
+    breaker.on_end(now, call, ok)
+
+
+def test_breaker_opens_after_failures_in_a_row_however_good_it_was() -> None:
+    breaker = _in_a_row()
+    for i in range(500):
+        _end(breaker, i / 100, True)
+    for now in (6.0, 6.1):
+        _end(breaker, now, False)
+    _end(breaker, 6.2, True)
+    for now in (6.3, 6.4):
+        _end(breaker, now, False)
+    assert breaker.state(6.4) is BreakerState.CLOSED
+    _end(breaker, 6.5, False)
+    assert breaker.state(6.5) is BreakerState.OPEN
+
+
+def test_breaker_takes_what_fails_at_once_for_one_failure_in_a_row() -> None:
+    breaker = _in_a_row()
+    for _ in range(50):
+        _end(breaker, 1.0, False)
+    assert breaker.state(1.0) is BreakerState.CLOSED
+
+
+def test_breaker_counts_in_a_row_only_what_failed_within_its_window() -> None:
+    breaker = _in_a_row()
+    for now in (0.0, 11.0, 22.0, 33.0):
+        _end(breaker, now, False)
+    assert breaker.state(33.0) is BreakerState.CLOSED

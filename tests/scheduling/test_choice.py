@@ -33,12 +33,20 @@ def test_round_is_every_visit_over_the_experts_there_is_room_for() -> None:
     assert found.waiting == pytest.approx(5.0 / 2)
 
 
+def test_round_joined_by_an_expert_is_the_round_with_it() -> None:
+    lanes = [lane("a", (0.0,)), lane("b", awake=True)]
+    late = lane("late")
+    before = round_of([*lanes, late])
+    late.line.push(Ticket("l", "late"), 1.0)
+    assert before.joined_by(late) == round_of([*lanes, late])
+
+
 def test_round_of_nobody_still_has_a_length() -> None:
     assert round_of([lane("a"), lane("b", awake=True)]).length_s > 0.0
 
 
 def test_impatience_doubles_after_a_round_and_a_third_and_then_grows_steeply() -> None:
-    round_ = Round(10.0, 5.0)
+    round_ = Round(10.0)
     assert impatience(lane("a"), 99.0, round_) == 1.0
     assert impatience(lane("a", (0.0,)), 0.0, round_) == 1.0
     assert impatience(lane("a", (0.0,)), 13.0, round_) == pytest.approx(2.0)
@@ -52,11 +60,11 @@ def test_waiting_outweighs_a_cost_when_it_says_so_and_not_long_before(
 ) -> None:
     target, victim = lane("t", (0.0, 1.0)), lane("v", awake=True)
     victim.opened_s = opened_s
-    round_ = Round(4.0, 2.0)
+    round_ = Round(4.0)
 
     def waited(at_s: float) -> float:
         since = min(target.line.waited_s(at_s), 2.0 * (at_s - opened_s))
-        return since * impatience(target, at_s, round_)
+        return since * min(4.0, impatience(target, at_s, round_))
 
     at_s = outweighs_at(target, victim, 3.0, cost, round_)
     while (later := outweighs_at(target, victim, at_s, cost, round_)) > at_s + 0.001:
@@ -66,7 +74,7 @@ def test_waiting_outweighs_a_cost_when_it_says_so_and_not_long_before(
 
 
 def test_waiting_never_outweighs_what_nobody_waits_for_or_what_costs_everything() -> None:
-    victim, round_ = lane("v", awake=True), Round(4.0, 2.0)
+    victim, round_ = lane("v", awake=True), Round(4.0)
     assert outweighs_at(lane("t"), victim, 1.0, 1.0, round_) == math.inf
     assert outweighs_at(lane("t", (0.0,)), victim, 1.0, math.inf, round_) == math.inf
 
@@ -74,8 +82,8 @@ def test_waiting_never_outweighs_what_nobody_waits_for_or_what_costs_everything(
 def test_disturbance_counts_those_who_wait_for_others() -> None:
     """Nine wait beside the target; each for the half second and two that the swap adds."""
     target, victim = lane("t", (0.0,)), lane("v", awake=True)
-    alone = disturbance(victim, target, 1.0, Round(4.0, 2.0, 1.0))
-    among = disturbance(victim, target, 1.0, Round(4.0, 2.0, 10.0))
+    alone = disturbance(victim, target, 1.0, Round(4.0, waiting=1.0))
+    among = disturbance(victim, target, 1.0, Round(4.0, waiting=10.0))
     assert among - alone == pytest.approx(9.0 * 2.5)
 
 

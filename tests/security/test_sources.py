@@ -75,7 +75,7 @@ def _complaints(tree: ast.Module) -> Iterator[str]:
 
 def _complaints_of_call(node: ast.Call) -> Iterator[str]:
     called = _dotted(node.func)
-    if len(called) == 1 and called[0] in _FORBIDDEN_CALLS:
+    if isinstance(node.func, ast.Name) and called[0] in _FORBIDDEN_CALLS:
         yield f"calls {called[0]}"
     if called[-2:] in _FORBIDDEN_ATTRIBUTES:
         yield f"calls {'.'.join(called)}"

@@ -18,7 +18,7 @@ from coe.composition import Composition
 from coe.engines.base import Engine
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import UpstreamError
-from coe.experts import Expert, ExpertPool, ScriptedSpec
+from coe.experts import Expert, ExpertPool, Price, ScriptedSpec
 from coe.routers.policies import TopK
 from coe.routing import Router
 from coe.service.app import create_app
@@ -33,7 +33,6 @@ CHAT = "/v1/chat/completions"
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 DEAD = ScriptedSpec(default="never", fail_after_tokens=0)
 PROGRESS = {"progress": True}
-BEGUN = {"type": "http.response.start"}
 
 
 def _ask(coe: Any = PROGRESS, **fields: Any) -> dict[str, Any]:
@@ -42,12 +41,13 @@ def _ask(coe: Any = PROGRESS, **fields: Any) -> dict[str, Any]:
 
 
 def _composed(fakes: Any, k: int, **engines: Engine | ScriptedSpec) -> Composition:
-    """`w` writes the answer of several."""
+    """`w` writes the answer of several, for a dollar a token."""
     running = {
         id_: ScriptedEngine(Expert(id_, it)) if isinstance(it, ScriptedSpec) else it
         for id_, it in engines.items()
     }
-    pool = ExpertPool(tuple(Expert(id_, ScriptedSpec()) for id_ in running))
+    prices = {"w": Price(usd_per_mtok_in=0.0, usd_per_mtok_out=1e6)}
+    pool = ExpertPool(tuple(Expert(id_, ScriptedSpec(), price=prices.get(id_)) for id_ in running))
     router = Router(fakes.scorer(pool.ids), TopK(k), pool)
     return Composition(router, running, LLMAggregator(running["w"]) if "w" in running else None)
 
@@ -76,9 +76,8 @@ def _says(text: str) -> ScriptedSpec:
 
 
 async def test_progress_comes_before_the_first_word(fakes: Any) -> None:
-    composition = _composed(fakes, 2, a=_says("one"), b=DEAD, w=_says("all of it"))
-    third = {"a": _says("one"), "b": DEAD, "c": _says("two more"), "w": _says("all of it")}
-    composition = _composed(fakes, 3, **third)
+    specs = {"a": _says("one"), "b": DEAD, "c": _says("two more"), "w": _says("all of it")}
+    composition = _composed(fakes, 3, **specs)
     async with _client(composition) as client:
         response = await client.post(CHAT, json=_ask())
     first, *others = _comments(response.text)
@@ -90,8 +89,8 @@ async def test_progress_comes_before_the_first_word(fakes: Any) -> None:
         '{"answered": "c", "n": 2, "of": 3}',
         '{"failed": "b"}',
     ]
-    *_, last_comment = (i for i, line in enumerate(response.text.split("\n\n")) if line[0:1] == ":")
-    assert last_comment == 4
+    events = response.text.split("\n\n")
+    assert [event.startswith(": coe ") for event in events[:6]] == [True] * 5 + [False]
     assert '"content":" of"' in response.text
 
 
@@ -125,7 +124,8 @@ async def test_progress_that_is_neither_true_nor_false_is_refused(fakes: Any) ->
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
 async def test_progress_is_told_in_every_protocol(fakes: Any, path: str) -> None:
-    body = {"model": "coe", "prompt": "a", "input": "a", "stream": True, "coe": PROGRESS}
+    asked = "prompt" if path == "/v1/completions" else "input"
+    body = {"model": "coe", asked: "a", "stream": True, "coe": PROGRESS}
     async with _client(_composed(fakes, 1, a=_says("hi"))) as client:
         response = await client.post(path, json=body)
     assert _comments(response.text) == [{"asked": ["a"]}]
@@ -201,17 +201,25 @@ async def test_progress_comes_while_an_expert_is_still_silent(fakes: Any) -> Non
     assert [m["type"] for m in exchange.messages].count("http.response.start") == 1
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
-async def test_failure_after_progress_was_told_is_an_event(fakes: Any, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "fields", "event"),
+    [
+        (CHAT, {}, '"code":"upstream_error"'),
+        ("/v1/responses", {"input": "a", "messages": None}, "event: response.failed"),
+    ],
+)
+async def test_failure_after_progress_was_told_is_an_event(
+    fakes: Any, path: str, fields: dict[str, Any], event: str
+) -> None:
     slow = Slow("a", DEAD)
     app = create_app(_composed(fakes, 1, a=slow))
-    exchange = Exchange(path, _ask(input="a", messages=None) if path != CHAT else _ask())
+    exchange = Exchange(path, _ask(**fields))
     serving = asyncio.create_task(app(exchange.scope, exchange.receive, exchange.send))
     await exchange.until(bool)
     slow.go_on.set()
     await serving
     assert _comments(exchange.text) == [{"asked": ["a"]}, {"failed": "a"}]
-    assert "upstream_error" in exchange.text
+    assert event in exchange.text
     assert exchange.messages[0]["status"] == 200
     assert exchange.messages[-1]["more_body"], "the response is left without its end"
 
@@ -248,6 +256,22 @@ async def test_cache_keeps_no_comments(fakes: Any, tmp_path: Path) -> None:
     assert again.text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_who_writes_the_answer_is_paid_for_writing_alone(
+    fakes: Any, tmp_path: Path, is_streamed: bool
+) -> None:
+    store = open_store(StoreSettings(tmp_path / "store"))
+    specs = {"a": _says("one"), "b": _says("two"), "w": _says("all of it")}
+    async with _client(_composed(fakes, 2, **specs), store=store) as client:
+        response = await client.post(CHAT, json=_ask({}, stream=is_streamed))
+    await store.flush()
+    [logged] = await store.decisions.latest(10)
+    await store.close()
+    assert response.headers["x-coe-expert"] == "a,b"
+    assert (logged.experts, logged.completion_tokens) == (("a", "b"), 1 + 1 + 3)
+    assert logged.cost_usd == pytest.approx(3.0)
+
+
 class Line:
     """Keeps what is sent, and tells when something was."""
 
@@ -273,7 +297,7 @@ def _piece(body: bytes, is_last: bool = False) -> Message:
 async def test_silence_is_broken_by_comments() -> None:
     line = Line()
     comments = Comments(line.send, line.send, START, keep_alive_s=0.001)
-    async with comments.telling():
+    with comments.telling():
         await line.next()
         assert line.sent[:2] == [START, _piece(b": coe\n\n")]
         await comments.send(_piece(b"data: 1\n\n"))
@@ -285,7 +309,7 @@ async def test_silence_is_broken_by_comments() -> None:
 async def test_no_comment_comes_inside_an_event_or_after_the_end(last: Message) -> None:
     line = Line()
     comments = Comments(line.send, line.send, START, keep_alive_s=0.001)
-    async with comments.telling():
+    with comments.telling():
         await comments.send(START)
         await comments.send(last)
         comments.asked(["a"])
@@ -294,7 +318,7 @@ async def test_no_comment_comes_inside_an_event_or_after_the_end(last: Message) 
     assert [message["type"] for message in line.sent].count("http.response.start") == 1
 
 
-async def test_comment_that_cannot_be_sent_leaves_the_answer_alone(
+async def test_comment_that_cannot_be_sent_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fails(message: Message) -> None:
@@ -302,9 +326,10 @@ async def test_comment_that_cannot_be_sent_leaves_the_answer_alone(
 
     line = Line()
     comments = Comments(line.send, fails, START)
-    async with comments.telling():
+    with comments.telling():
         comments.asked(["a"])
         await line.next()
+        await asyncio.sleep(0)
     assert "progress have failed" in caplog.text
 
 

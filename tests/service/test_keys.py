@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 
 from coe.composition import Composition
 from coe.engines.scripted import ScriptedEngine
 from coe.experts import Expert, ExpertPool, Price, ScriptedSpec
 from coe.routers.policies import TopK
-from coe.routing import Router
-from coe.service.app import create_app
+from coe.routing import FloatArray, Router
+from coe.service.accounts import cost_usd
+from coe.service.app import create_app, gateway_app
+from coe.service.gateway import Gateway
 from coe.service.settings import ServiceSettings
+from coe.service.similar import Similar
+from coe.service.visit import Receipt
 from coe.store import ApiKey, KeyLimits, Store, StoreSettings, open_store
+from coe.store.semantic import SemanticCache
+from coe.types import Usage
 
 CHAT = "/v1/chat/completions"
 PRICE = Price(usd_per_mtok_in=0.0, usd_per_mtok_out=1e6)
@@ -30,11 +37,11 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await store.close()
 
 
-Gateway = Callable[..., httpx.AsyncClient]
+Clients = Callable[..., httpx.AsyncClient]
 
 
 @pytest.fixture
-async def gateway(store: Store, fakes: Any) -> AsyncIterator[Gateway]:
+async def gateway(store: Store, fakes: Any) -> AsyncIterator[Clients]:
     """Makes clients of a gateway over `cheap` and `dear`, that say three words each."""
     clients: list[httpx.AsyncClient] = []
     engines = {}
@@ -71,22 +78,22 @@ def _body(text: str = "cheap", **fields: Any) -> dict[str, Any]:
     [None, "", "Bearer", "Bearer coe-unknown", "Basic eDp5", "Bearer \xff\x00", "Bearer ' OR 1=1"],
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/v1/route", "/nowhere"])
-async def test_door_is_shut_without_a_key(gateway: Gateway, path: str, header: str | None) -> None:
+async def test_door_is_shut_without_a_key(gateway: Clients, path: str, header: str | None) -> None:
     client = gateway(needs_key=True)
-    headers = {} if header is None else {"authorization": header.encode("latin-1")}
+    headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
     response = await client.request("POST", path, json=_body(), headers=headers)
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-async def test_door_does_not_go_by_the_host(gateway: Gateway) -> None:
+async def test_door_does_not_go_by_the_host(gateway: Clients) -> None:
     client = gateway(needs_key=True)
     for host in ("a/?x=/healthz", "a/#", "healthz"):
         response = await client.post(CHAT, json=_body(), headers={"host": host})
         assert response.status_code == 401
 
 
-async def test_door_lets_health_in_and_keys(gateway: Gateway, store: Store) -> None:
+async def test_door_lets_health_in_and_keys(gateway: Clients, store: Store) -> None:
     client = gateway(needs_key=True)
     headers, _ = await _key(store)
     assert (await client.get("/healthz")).status_code == 200
@@ -96,7 +103,7 @@ async def test_door_lets_health_in_and_keys(gateway: Gateway, store: Store) -> N
 
 
 async def test_door_stays_shut_where_keys_cannot_be_looked_up(
-    gateway: Gateway, store: Store
+    gateway: Clients, store: Store
 ) -> None:
     client = gateway(needs_key=True)
     headers, _ = await _key(store)
@@ -107,7 +114,7 @@ async def test_door_stays_shut_where_keys_cannot_be_looked_up(
     assert (await client.post(CHAT, json=_body(), headers=unknown)).status_code in (401, 503)
 
 
-async def test_key_asks_only_the_experts_it_may(gateway: Gateway, store: Store) -> None:
+async def test_key_asks_only_the_experts_it_may(gateway: Clients, store: Store) -> None:
     client = gateway(needs_key=True)
     headers, _ = await _key(store, experts=("cheap",))
     routed = await client.post(CHAT, json=_body("dear dear"), headers=headers)
@@ -118,7 +125,7 @@ async def test_key_asks_only_the_experts_it_may(gateway: Gateway, store: Store) 
     assert (await client.post(CHAT, json=wished, headers=headers)).status_code == 400
 
 
-async def test_key_is_held_to_its_requests_a_minute(gateway: Gateway, store: Store) -> None:
+async def test_key_is_held_to_its_requests_a_minute(gateway: Clients, store: Store) -> None:
     client = gateway(needs_key=True)
     headers, _ = await _key(store, rpm=2)
     first = await client.post(CHAT, json=_body(), headers=headers)
@@ -132,7 +139,7 @@ async def test_key_is_held_to_its_requests_a_minute(gateway: Gateway, store: Sto
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_budget_pays_for_what_was_said_and_ends(
-    gateway: Gateway, store: Store, is_streamed: bool
+    gateway: Clients, store: Store, is_streamed: bool
 ) -> None:
     client = gateway(needs_key=True)
     headers, key = await _key(store, budget_usd=10.0)
@@ -147,7 +154,44 @@ async def test_budget_pays_for_what_was_said_and_ends(
     assert shorter.status_code == 200
 
 
-async def test_request_that_fails_is_not_paid_for(gateway: Gateway, store: Store) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_each_of_several_experts_is_paid_at_its_own_price(
+    gateway: Clients, store: Store, is_streamed: bool
+) -> None:
+    client = gateway(needs_key=True)
+    headers, key = await _key(store, budget_usd=100.0, tpm=1000)
+    body = _body("cheap and dear", stream=is_streamed, coe={"policy": "top-2"})
+    response = await client.post(CHAT, json=body, headers=headers)
+    assert sorted(response.headers["x-coe-expert"].split(",")) == ["cheap", "dear"]
+    # Three words of `dear`; those of `cheap` cost nothing.
+    assert (await store.spend.spent(key)).spent_usd == pytest.approx(3.0)
+    await store.flush()
+    [logged] = await store.decisions.latest(10)
+    assert (logged.cost_usd, logged.completion_tokens) == (pytest.approx(3.0), 6)
+
+
+@pytest.mark.parametrize(
+    ("shares", "cost"),
+    [
+        ([("dear", Usage(9, 2)), ("cheap", Usage(9, 5))], 2.0),
+        ([("dear", Usage(9, 2)), ("dear", Usage(9, 5))], 7.0),
+        ([("cheap", Usage(9, 2)), ("dear", None)], 4.0),
+        ([("cheap", Usage(9, 2))], None),
+    ],
+)
+def test_share_that_nobody_counted_costs_what_was_guessed(
+    shares: list[tuple[str, Usage | None]], cost: float | None
+) -> None:
+    pool = ExpertPool(
+        (Expert("cheap", ScriptedSpec()), Expert("dear", ScriptedSpec(), price=PRICE))
+    )
+    receipt = Receipt(("cheap", "dear"), has_begun=True, shares=shares)
+    assert cost_usd(receipt, pool, guess=Usage(0, 4)) == cost
+    is_counted = all(usage is not None for _, usage in shares)
+    assert cost_usd(receipt, pool) == (cost if is_counted else None)
+
+
+async def test_request_that_fails_is_not_paid_for(gateway: Clients, store: Store) -> None:
     client = gateway(needs_key=True)
     headers, key = await _key(store, budget_usd=10.0, tpm=1000)
     refused = await client.post(CHAT, json=_body(model="nobody"), headers=headers)
@@ -157,7 +201,7 @@ async def test_request_that_fails_is_not_paid_for(gateway: Gateway, store: Store
 
 
 async def test_cache_tells_an_answer_again_to_the_same_tenant(
-    gateway: Gateway, store: Store
+    gateway: Clients, store: Store
 ) -> None:
     client = gateway(needs_key=True, caches=True)
     mine, _ = await _key(store, "mine")
@@ -175,7 +219,7 @@ async def test_cache_tells_an_answer_again_to_the_same_tenant(
     assert changed.headers["x-coe-cache"] == "miss"
 
 
-async def test_cache_keeps_streams_and_no_failures(gateway: Gateway, store: Store) -> None:
+async def test_cache_keeps_streams_and_no_failures(gateway: Clients, store: Store) -> None:
     client = gateway(caches=True)
     body = _body(stream=True)
     first = await client.post(CHAT, json=body)
@@ -188,7 +232,7 @@ async def test_cache_keeps_streams_and_no_failures(gateway: Gateway, store: Stor
         assert wrong.status_code == 404
 
 
-async def test_decisions_are_logged_without_what_was_asked(gateway: Gateway, store: Store) -> None:
+async def test_decisions_are_logged_without_what_was_asked(gateway: Clients, store: Store) -> None:
     client = gateway(needs_key=True)
     headers, _ = await _key(store)
     await client.post(CHAT, json=_body("dear SECRET"), headers=headers)
@@ -197,3 +241,26 @@ async def test_decisions_are_logged_without_what_was_asked(gateway: Gateway, sto
     assert (logged.tenant, logged.experts, logged.router) == ("team", ("dear",), "named")
     assert logged.cost_usd == pytest.approx(3.0)
     assert logged.text is None
+
+
+async def test_near_asks_are_answered_where_that_is_wanted(
+    store: Store, fakes: Any, compose: Any
+) -> None:
+    def encode(texts: Sequence[str]) -> FloatArray:
+        return np.ones((len(texts), 1), np.float32)
+
+    gateway = Gateway(compose(), ServiceSettings(caches=True), store=store)
+    gateway.similar = Similar(SemanticCache(1), encode)
+    app = gateway_app(gateway)
+
+    async def how(text: str, **fields: Any) -> str:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://coe") as client:
+            response = await client.post(CHAT, json=_body(text, **fields))
+            return response.headers["x-coe-cache"]
+
+    assert await how("sums: what is 1 + 2?") == "miss"
+    assert await how("please, sums: what is 1 + 2?") == "near"
+    assert await how("sums: what is 1 + 3?") == "miss"
+    assert await how("sums: what is not 1 + 2?") == "miss"
+    assert await how("please, sums: what is 1 + 2?", temperature=0.5) == "miss"

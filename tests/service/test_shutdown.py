@@ -128,6 +128,21 @@ def test_stream_that_ends_in_time_is_whole(start: Start) -> None:
     assert gateway.end() == (-signal.SIGTERM, "")
 
 
+def test_request_that_comes_while_others_end_is_sent_elsewhere(start: Start) -> None:
+    gateway = start(20, 20, 20)
+    with gateway.streams(1) as (stream,):
+        assert gateway.signal_until_heard() == "stopping 1 20"
+        with httpx.Client(trust_env=False) as client:
+            late = client.get(f"{gateway.url}/readyz")
+        rest = _rest(stream)
+    assert late.status_code == 503
+    assert late.headers["retry-after"] == "1"
+    assert late.headers["connection"] == "close"
+    assert late.json()["error"]["code"] == "shutting_down"
+    assert rest[-1] == "data: [DONE]"
+    assert gateway.end() == (-signal.SIGTERM, "")
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_streams_at_once_and_tells_them(start: Start, second: int) -> None:
     # In its own time the server would outlast the test.
