@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -246,11 +239,7 @@ class Composition:
 
     @asynccontextmanager
     async def _first_to_speak(
-        self,
-        request: GenerationRequest,
-        decision: RoutingDecision,
-        router: Router,
-        told: Progress,
+        self, request: GenerationRequest, decision: RoutingDecision, router: Router, told: Progress
     ) -> AsyncIterator[Answering]:
         failures: dict[str, CoeError] = {}
         expert_id: str | None = decision.experts[0]
@@ -290,11 +279,7 @@ class Composition:
 
     @asynccontextmanager
     async def _together(
-        self,
-        request: GenerationRequest,
-        decision: RoutingDecision,
-        router: Router,
-        told: Progress,
+        self, request: GenerationRequest, decision: RoutingDecision, router: Router, told: Progress
     ) -> AsyncIterator[Answering]:
         aggregator = self.aggregator
         if isinstance(aggregator, WantsScores):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from starlette.types import Message, Scope, Send
 
@@ -21,14 +21,16 @@ _KEPT_HEADERS = (b"content-type", b"cache-control", b"x-accel-buffering")
 _KEPT_EXTRAS = (b"x-coe-expert", b"x-coe-router", b"x-coe-scores")
 
 
+How = Literal["hit", "near", "miss"]
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """What is known of one request."""
 
     key: str
     response: CachedResponse | None
-    how: str
-    """hit, near or miss."""
+    how: How
     ask: NearAsk | None = None
 
 

@@ -85,6 +85,9 @@ async def test_reload_lets_answers_end_before_their_engine_is_stopped(write: Wri
             await asyncio.sleep(0)
         write(ONE)
         await reloader.reload()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not asking.done()
         assert engine.state is EngineState.READY
         assert await asking == "a b c d"
         await asyncio.wait_for(reloader.settle(), 5)

@@ -8,16 +8,19 @@ from dataclasses import replace
 
 from coe.types import GenerationRequest, Message
 
+# White space, and what nobody sees: a reader takes a tag with such in it for a tag. One class, so
+# that no text takes long.
+_BLANKS = r"[\s/\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*"
 _CUT = "\n[…]\n"
 
 
 def blocks(tag: str, texts: Sequence[str], max_chars: int) -> str:
     """Each text in an element of its own, numbered from 1.
 
-    Whatever in a text looks like such a tag loses its bracket to `&lt;`; nothing else is changed,
-    so that code and formulas stay readable.
+    Whatever in a text looks like such a tag, to a reader that overlooks what cannot be seen, loses
+    its bracket to `&lt;`; nothing else is changed, so that code and formulas stay readable.
     """
-    tags = re.compile(rf"<(?=\s*/?\s*{re.escape(tag)}\b)", re.IGNORECASE)
+    tags = re.compile(rf"[<\uff1c](?={_BLANKS}{re.escape(tag)}\b)", re.IGNORECASE)
     parts = (
         f'<{tag} number="{i}">\n{tags.sub("&lt;", capped(text.strip(), max_chars))}\n</{tag}>'
         for i, text in enumerate(texts, start=1)

@@ -68,7 +68,7 @@ def serve(
     feedback = None if kept is None else FeedbackLog(kept)
     trace = None if loaded.trace is None else TraceLog(loaded.trace)
     store = open_state(loaded, _say)
-    gateway = Gateway(composition, settings_of(loaded), feedback, trace, store, operator.site)
+    gateway = Gateway(composition, settings_of(loaded), feedback, trace, store, site=operator.site)
     if log_requests or log_prompts:
         write_json_lines(sys.stderr)
         gateway.log = RequestLog(keeps_prompts=log_prompts)

@@ -139,7 +139,7 @@ class OpenAIEngine(SelfStarting):
     async def _refusal(self, response: aiohttp.ClientResponse) -> CoeError | None:
         if response.status == 200:
             return None
-        status, body = response.status, await _error_body(response)
+        status, body = response.status, self._without_key(await _error_body(response))
         wait_s = busy_until(status, response.headers)
         if wait_s is not None:
             words = f"answered with status {status}: {error_message(body)}"
@@ -256,6 +256,11 @@ class OpenAIEngine(SelfStarting):
                 self.expert_id, f"the environment variable {name} with its API key is not set"
             )
         return {"Authorization": f"Bearer {key}"}
+
+    def _without_key(self, body: bytes) -> bytes:
+        """Some servers repeat a key that they refuse, and their words are logged or told on."""
+        key = os.environ.get(self._spec.api_key_env or "", "")
+        return body.replace(key.encode(), b"[the API key]") if key else body
 
     async def _start(self) -> None:
         headers = self._authorization()

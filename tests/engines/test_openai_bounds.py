@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import orjson
@@ -13,9 +15,9 @@ from aiohttp import web
 from coe.engines.base import EngineState, collect
 from coe.engines.openai import OpenAIEngine, open_session
 from coe.engines.sse import encode_event
-from coe.errors import CoeError, UpstreamError
+from coe.errors import CoeError, UpstreamError, UpstreamTimeout
 from coe.experts import Expert, OpenAISpec
-from coe.types import GenerationRequest
+from coe.types import GenerationRequest, RawRequest
 
 Ask = Callable[..., GenerationRequest]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -126,3 +128,42 @@ async def test_stream_that_stop_overtook_does_not_make_the_engine_ready(ask: Ask
         return answer
 
     assert await _stopped_in_mid_request(handler, ask()) == (EngineState.STOPPED, 1)
+
+
+async def test_head_of_an_answer_that_drips_is_late_all_the_same(ask: Ask) -> None:
+    is_left = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A byte at a time, never silent for long and never whole."""
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
+        while not reader.at_eof():
+            writer.write(b".")
+            await asyncio.sleep(0.01)
+        writer.close()
+        is_left.set()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        spec = OpenAISpec(f"http://{host}:{port}/v1", timeout_s=0.1, connect_timeout_s=0.1)
+        engine = OpenAIEngine(Expert("e", spec))
+        with pytest.raises(UpstreamTimeout):
+            await asyncio.wait_for(collect("e", engine.stream(ask())), 5)
+        await engine.stop(1)
+        await asyncio.wait_for(is_left.wait(), 5)
+
+
+async def test_whole_body_that_drips_is_late_all_the_same(ask: Ask) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.01)
+
+    async with _server(handler) as base_url:
+        engine = OpenAIEngine(Expert("e", OpenAISpec(base_url, timeout_s=0.1)))
+        request = replace(ask(), raw=RawRequest({}))
+        with pytest.raises(UpstreamTimeout):
+            await asyncio.wait_for(collect("e", engine.stream(request)), 5)
+        await engine.stop(1)

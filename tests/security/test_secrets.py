@@ -121,7 +121,8 @@ def _body(model: str, **fields: Any) -> dict[str, Any]:
 async def _provoke(watched: Watched, upstream: Any, bearer: str) -> None:
     """Answers, refusals and failures of every kind."""
     headers = {"authorization": f"Bearer {bearer}"}
-    for status, said in ((200, None), (500, UPSTREAM_WORDS), (401, f"bad key {UPSTREAM_KEY}")):
+    echo = json.dumps({"error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}"}})
+    for status, said in ((200, None), (500, UPSTREAM_WORDS), (401, echo), (400, echo), (503, echo)):
         upstream.status, upstream.said = status, said
         for fields in ({}, {"stream": True}, {"tools": [{"type": "function"}]}):
             await watched.ask("POST", CHAT, json=_body("server", **fields), headers=headers)
@@ -152,8 +153,7 @@ async def test_planted_secrets_turn_up_nowhere(watched: Watched, upstream: Any) 
     """S15: logs, bodies, headers, metrics, the decision log, traces and every file of state."""
     secret, _ = await watched.store.keys.create("team", KeyLimits())
     await _provoke(watched, upstream, secret)
-    assert await watched.store.decisions.recent(10)
-    await watched.store.decisions.flush()
+    assert await watched.store.decisions.latest(10)
     canaries = (UPSTREAM_KEY, ADMIN_KEY, WRONG_KEY, secret, UPSTREAM_WORDS)
     found = [
         (canary, where)
@@ -170,13 +170,19 @@ def _is_refusal_of_words(canary: str, where: str, text: bytes) -> bool:
 
 
 async def test_planted_prompt_is_kept_nowhere(watched: Watched, upstream: Any) -> None:
-    """S15: what was asked is in no log, no metric, no trace and no file unless it is wanted."""
+    """S15: what was asked is in no log, no metric, no trace and no file but that of feedback, which
+    is kept to fit on and off unless the operator names it; nobody else on the machine reads it.
+    """
     secret, _ = await watched.store.keys.create("team", KeyLimits())
     await _provoke(watched, upstream, secret)
     kept = {name: text for name, text in watched.everything().items() if "response" not in name}
     assert "log" in kept
     assert len(kept["log"]) > 1000
-    assert [name for name, text in kept.items() if PROMPT.encode() in text] == []
+    found = [name for name, text in kept.items() if PROMPT.encode() in text]
+    assert found == ["feedback.jsonl.recent"]
+    state = [file for file in watched.folder.rglob("*") if file.name != "experts.yaml"]
+    assert len(state) > 3
+    assert [file for file in state if file.is_file() and file.stat().st_mode & 0o077] == []
     assert PROMPT in json.loads(upstream.requests[0][3])["messages"][0]["content"]
 
 

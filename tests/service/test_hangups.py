@@ -47,6 +47,8 @@ async def test_hangups_during_a_reload_make_for_one_more() -> None:
     await reloads.begun.wait()
     for _ in range(3):
         app.hang_up()
+        await asyncio.sleep(0)
+    assert reloads.n_begun == 1
     reloads.gate.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
