@@ -45,7 +45,7 @@ class Hangups:
     def hang_up(self) -> None:
         """What the signal does. On the event loop."""
         self._is_wanted = True
-        if True:
+        if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._answer())
 
     def _listen(self) -> None:

@@ -138,7 +138,7 @@ class Visit:
         call, told = self.call, self.comments or UNTOLD
         async with self.composition.answering(call.generation, decision, self.wish, told) as answer:
             answered = answer.decision.experts
-            self.receipt.has_begun, self.receipt.shares = True, tuple(answer.shares)
+            self.receipt.has_begun, self.receipt.shares = True, answer.shares
             if answered != decision.experts:
                 self.receipt.experts = answered
                 headers[n_before:] = decision_headers(answer.decision)

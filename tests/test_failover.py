@@ -92,7 +92,8 @@ async def test_failover_waits_for_a_share_of_the_time_that_is_left() -> None:
     composition = _composition({"a": ImpatientEngine(silent), "b": _scripted(pool, "b")})
     now = asyncio.get_running_loop().time()
     request = replace(REQUEST, deadline_s=now + 0.2)
-    answer = await composition.complete(request, _to("a", "b"))
+    async with asyncio.timeout(5):
+        answer = await composition.complete(request, _to("a", "b"))
     assert answer.text == "from b"
     assert silent.is_left
     assert silent.patience_s is not None

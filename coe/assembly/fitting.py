@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from coe.assembly.annotating import fitting_kind
+from coe.assembly.bounding import CATEGORIES
 from coe.assembly.engines import encoder_for
 from coe.assembly.scorers import fit_scorer, fitted_scorer
-from coe.assembly.serving import CATEGORIES, spec_for
+from coe.assembly.serving import spec_for
 from coe.config import Config
 from coe.encoders import default_encoder
 from coe.errors import DatasetError

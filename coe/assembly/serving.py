@@ -16,6 +16,7 @@ from coe.aggregation import (
     stated_answer,
 )
 from coe.assembly.annotating import asks_an_expert, serving_kind
+from coe.assembly.bounding import bounds_by_category
 from coe.assembly.engines import encoder_for, engines_for, local_memory
 from coe.assembly.guards import Guards
 from coe.assembly.hosting import hosted
@@ -32,8 +33,6 @@ from coe.errors import ConfigError, PoolMismatch
 from coe.routers.artifacts import Artifact
 from coe.routers.baselines import RandomScorer
 from coe.routers.calibrated import CalibratedScorer, calibration_of
-from coe.routers.category import CategoryScorer
-from coe.routers.category_bounds import CategoryBounds
 from coe.routers.learned_vote import LearnedVote
 from coe.routers.policies import PolicySpec, check_spec, policy_of, usual_k
 from coe.routers.policies.guard import JudgedScorer, Verdict
@@ -44,8 +43,6 @@ from coe.scheduling.planned import PlannedScheduler
 from coe.scheduling.planned_pool import PlannedPool
 from coe.wishes import Bounds
 
-CATEGORIES = "categories"
-"""The part of an artifact that votes on the category of a query."""
 _FIX = "fit it again with `coe fit`"
 _NOTHING_FITTED: Mapping[str, Artifact] = {}
 
@@ -116,7 +113,7 @@ def prepare(config: Config) -> Prepared:
         artifact,
         _router(config, artifact),
         _vote(config, artifact),
-        Bounds(spec_for(config), _allowed(config, artifact)),
+        Bounds(spec_for(config), bounds_by_category(config, artifact)),
     )
 
 
@@ -266,24 +263,6 @@ def _policy(config: Config, artifact: Artifact | None) -> Policy | AdaptivePolic
         return policy_of(spec, _vote(config, artifact))
     except ConfigError as error:
         raise _of_policy(config, error) from None
-
-
-def _allowed(config: Config, artifact: Artifact | None) -> CategoryBounds | None:
-    """Whom queries of each category may be routed to; None: everybody."""
-    told = config.router.allowed
-    if not told:
-        return None
-    if artifact is None or CATEGORIES not in artifact.parts:
-        problem = f"categories are not fitted yet; {_FIX}"
-        if artifact is None:
-            problem = "`random` knows no categories; choose another scorer"
-        raise ConfigError(problem, file=str(config.file), key="router.allowed")
-    categories = CategoryScorer(artifact.parts[CATEGORIES], encoder_for(config.encoder))
-    try:
-        return CategoryBounds(categories, told, config.pool)
-    except ConfigError as error:
-        key = f"router.allowed.{error.key}"
-        raise ConfigError(error.problem, file=str(config.file), key=key) from None
 
 
 def _vote(config: Config, artifact: Artifact | None) -> LearnedVote | None:

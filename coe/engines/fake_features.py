@@ -86,7 +86,7 @@ def chat_completion(body: Mapping[str, Any]) -> dict[str, Any]:
 def text_completion(body: Mapping[str, Any]) -> dict[str, Any]:
     """Raises `WrongRequest`."""
     prompt = body.get("prompt")
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if not prompts or not all(isinstance(one, str) for one in prompts):
         raise WrongRequest("prompt must be a string or strings")
     choices: list[dict[str, Any]] = []

@@ -36,8 +36,7 @@ asked = with_tools.invoke([question])
 for call in asked.tool_calls:
     print("called:", call["name"], call["args"])
 results = [
-    ToolMessage(str(add.invoke(call["args"])), tool_call_id=call["id"])
-    for call in asked.tool_calls
+    ToolMessage(str(add.invoke(call["args"])), tool_call_id=call["id"]) for call in asked.tool_calls
 ]
 print("answered:", with_tools.invoke([question, asked, *results]).content)
 print("filled:", model.with_structured_output(Sum).invoke([question]))

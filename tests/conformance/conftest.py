@@ -62,7 +62,7 @@ def compose() -> Compose:
         running: dict[str, Engine] = {expert.id: ScriptedEngine(expert) for expert in experts}
         running |= {engine.expert_id: engine for engine in engines}
         experts += [Expert(engine.expert_id, ScriptedSpec()) for engine in engines]
-        pool = ExpertPool(experts)
+        pool = ExpertPool(tuple(experts))
         return Composition(Router(NamedScorer(pool.ids), TopK(1), pool), running)
 
     return build

@@ -130,27 +130,36 @@ async def test_stream_that_stop_overtook_does_not_make_the_engine_ready(ask: Ask
     assert await _stopped_in_mid_request(handler, ask()) == (EngineState.STOPPED, 1)
 
 
-async def test_head_of_an_answer_that_drips_is_late_all_the_same(ask: Ask) -> None:
-    is_left = asyncio.Event()
+class _Dripping(asyncio.Protocol):
+    """A head that comes a byte at a time, never silent for long and never whole."""
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A byte at a time, never silent for long and never whole."""
-        await reader.readuntil(b"}")
-        writer.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
-        while not reader.at_eof():
-            writer.write(b".")
+    def __init__(self) -> None:
+        self._dripping: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._dripping = asyncio.get_running_loop().create_task(self._drip(transport))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        assert self._dripping is not None
+        self._dripping.cancel()
+
+    async def _drip(self, transport: asyncio.Transport) -> None:
+        transport.write(b"HTTP/1.1 200 OK\r\nx-drip: ")
+        while True:
+            transport.write(b".")
             await asyncio.sleep(0.01)
-        writer.close()
-        is_left.set()
 
-    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+
+async def test_head_of_an_answer_that_drips_is_late_all_the_same(ask: Ask) -> None:
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(_Dripping, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         spec = OpenAISpec(f"http://{host}:{port}/v1", timeout_s=0.1, connect_timeout_s=0.1)
         engine = OpenAIEngine(Expert("e", spec))
         with pytest.raises(UpstreamTimeout):
             await asyncio.wait_for(collect("e", engine.stream(ask())), 5)
         await engine.stop(1)
-        await asyncio.wait_for(is_left.wait(), 5)
 
 
 async def test_whole_body_that_drips_is_late_all_the_same(ask: Ask) -> None:
