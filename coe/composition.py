@@ -72,6 +72,8 @@ class Conduct:
     """Of failovers, shared with the engines' retries and told of every request; None: no bound."""
     bounds: Bounds = UNBOUND
     """Whom requests may be routed to, whatever they wish."""
+    revision: str = ""
+    """Of how it routes: another one may answer the same request by another expert."""
 
 
 class Composition:
@@ -117,7 +119,7 @@ class Composition:
     def _conduct(self, router: Router, aggregator: Aggregator, conduct: Conduct) -> None:
         self.router = router
         self.aggregator = aggregator
-        self.decides_slowly = conduct.decides_slowly
+        self.decides_slowly, self.revision = conduct.decides_slowly, conduct.revision
         self._failover = Failover(conduct.failovers, conduct.first_word_share, conduct.budget)
         self._wishes = Wishes(router, conduct.switch_cost, conduct.bounds)
 
@@ -248,7 +250,8 @@ class Composition:
             gone = {*failures, expert_id, *self.members.removed}
             if len(failures) < self._failover.most:
                 patience_s = self._failover.patience_s(router, decision, gone, request.deadline_s)
-                asked = replace(asked, patience_s=patience_s)
+                if patience_s is not None:
+                    asked = replace(asked, patience_s=patience_s)
             tell_asked(told, self.engines, (expert_id,))
             async with closing_stream(self._counted[expert_id].stream(asked)) as deltas:
                 try:

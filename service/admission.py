@@ -4,8 +4,8 @@ Experts have bounds and lines of their own. This one is for the process itself, 
 answers everybody late once it has more to do than it can. It refuses
 
 1. whoever comes while `max_in_flight` requests are under way;
-2. whoever comes while the loop has been late for too long, as `Lag` has it, unless hardly anything
-   is under way: then it is not the requests that make it late.
+2. whoever comes while the loop has been late for too long, as `Lag` has it, unless hardly anybody
+   comes: then it is not the requests that make it late.
 
 So those that were let in are answered about as fast as ever, whatever is asked besides.
 """
@@ -78,6 +78,8 @@ class Admission:
         self._rules = rules
         self._lag = Lag(rules.longest_lag_s)
         self._timer: asyncio.TimerHandle | None = None
+        self._n_come = 0
+        """Since the last look."""
         self.n_in_flight = 0
         self.n_refused = 0
 
@@ -85,13 +87,14 @@ class Admission:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        loop = asyncio.get_running_loop()
+        self._n_come += 1
         if self._is_too_much():
             self.n_refused += 1
             await send_body(send, _BODY, 503, _HEADERS)
             return
         self.n_in_flight += 1
         if self._timer is None:
+            loop = asyncio.get_running_loop()
             self._lag.on_look(loop.time(), 0.0)  # nobody was there to be late for
             self._look_later(loop)
         try:
@@ -102,7 +105,7 @@ class Admission:
     def _is_too_much(self) -> bool:
         if self.n_in_flight >= self._rules.max_in_flight:
             return True
-        return self.n_in_flight >= _FEW and self._lag.is_too_long
+        return self._lag.is_too_long and self.n_in_flight + self._n_come > _FEW
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         due_s = loop.time() + _LOOK_S
@@ -110,7 +113,8 @@ class Admission:
 
     def _look(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
         self._lag.on_look(loop.time(), loop.time() - due_s)
-        if self.n_in_flight:
+        if self.n_in_flight or self._n_come:
+            self._n_come = 0
             self._look_later(loop)
         else:
             self._timer = None

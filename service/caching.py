@@ -71,7 +71,7 @@ class Caching:
         revisions = [_revision(repr(expert)) for expert in composition.pool]
         asked = {name: value for name, value in raw.items() if name != "coe"}
         how = [control.experts, control.policy, control.affinity]
-        router = _revision(f"{composition.router.name}|{how}|{route}")
+        router = _revision(f"{composition.router.name}|{composition.revision}|{how}|{route}")
         try:
             return cache_key(asked, tenant, revisions, router)
         except (TypeError, ValueError):

@@ -38,7 +38,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         was_in_head = self._is_in_head
-        if self.cycle is None or self.cycle.response_complete:
+        # There is no cycle before the first request, whatever its type says.
+        if getattr(self.cycle, "response_complete", True):
             self._expect_head()
         super().data_received(data)
         if was_in_head and self._is_in_head:

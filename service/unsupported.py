@@ -10,7 +10,7 @@ import orjson
 from coe.service.errors import InvalidRequest
 
 # Field → the values that change nothing. Null never does.
-_UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
+UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -58,7 +58,7 @@ _UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[object, ...]] = {
 
 def refuse_unsupported(raw: Mapping[str, Any]) -> None:
     """Raises `InvalidRequest` naming the first field that would go unheard."""
-    _refuse(raw, _UNSUPPORTED, "")
+    _refuse(raw, UNSUPPORTED, "")
     messages = raw.get("messages")
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
@@ -66,9 +66,9 @@ def refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 
 def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], place: str) -> None:
-    for name in refused.keys() & raw.keys():
+    for name in sorted(refused.keys() & raw.keys()):
         neutral = refused[name]
-        if raw[name] is None or raw[name] in neutral:
+        if raw[name] is None or _is_one_of(raw[name], neutral):
             continue
         instead = f"leave it out or send {_shown(neutral[0])}" if neutral else "leave it out"
         raise InvalidRequest(
@@ -76,6 +76,11 @@ def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], p
             param=f"{place}{name}",
             code="unsupported_parameter",
         )
+
+
+def _is_one_of(value: object, neutral: tuple[object, ...]) -> bool:
+    """Unlike `in` it tells 0 from False, and 1 from True."""
+    return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in neutral)
 
 
 def _shown(value: object) -> str:

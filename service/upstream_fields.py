@@ -23,7 +23,7 @@ _UPSTREAM_NAMES = """
     kv_transfer_params ec_transfer_params lora_request mm_processor_kwargs media_io_kwargs
     logits_processors prompt_embeds
 """
-_UPSTREAM_FIELDS = frozenset(_UPSTREAM_NAMES.split())
+UPSTREAM_FIELDS = frozenset(_UPSTREAM_NAMES.split())
 _UPSTREAM_PREFIXES = ("aws_", "azure_", "vertex_")
 EXTENSIONS = ("extra_body", "coe")
 """Fields under which clients send what has no place among the others."""
@@ -66,7 +66,7 @@ def keys_below(value: object, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_upstream(name: str) -> bool:
-    if name in _UPSTREAM_FIELDS:
+    if name in UPSTREAM_FIELDS:
         return True
     plain = name.lower().replace("-", "_")
-    return plain in _UPSTREAM_FIELDS or plain.startswith(_UPSTREAM_PREFIXES)
+    return plain in UPSTREAM_FIELDS or plain.startswith(_UPSTREAM_PREFIXES)

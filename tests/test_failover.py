@@ -52,7 +52,8 @@ class Failing(ScriptedEngine):
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         self.n_asked += 1
-        for delta in ():
+        nothing: tuple[Delta, ...] = ()
+        for delta in nothing:
             yield delta
         raise self.error
 

@@ -13,18 +13,20 @@ from typing import Any
 import psutil
 
 from bench.resilience.failures import FAILURES, MIXED, STREAMED, WHOLE, Row, failing, tally
-from bench.resilience.load import Outcome, ask, late_s, open_loop, quantile_s
+from bench.resilience.load import Ask, Outcome, ask, late_s, open_loop, quantile_s
 from bench.resilience.wire import Wire
 from bench.resilience.world import World, world
 
-_LONG = 60
-"""Chunks of a stream that is still running when something happens to it."""
+_LONG, _ENDLESS = 12, 1000
+"""Chunks of streams that are still running when something happens to them."""
+_PATIENT = {"timeout_s": 30.0, "connect_timeout_s": 10.0}
+_UNTIMED = Ask(is_streamed=True)
 
 
 async def overload(folder: Path, seconds: float, is_experts: bool) -> Row:
     """Three times what the expert can answer, or what the gateway's process can, and a calm."""
     hosting = {"hosting": {"max_in_flight": 4, "max_queued": 4}} if is_experts else {}
-    async with world(folder, 1, engine={"timeout_s": 30.0}, **hosting) as w:
+    async with world(folder, 1, engine=_PATIENT, **hosting) as w:
         calm = await open_loop(w.wire, [WHOLE], 20.0, 5.0)
         capacity = await _capacity(w, 8 if is_experts else 64, 5.0)
         used_s, ended_s = w.gateway.cpu_s(), time.monotonic() + seconds
@@ -140,15 +142,15 @@ async def reload(folder: Path, seconds: float) -> Row:
 
 async def vanish(folder: Path, n: int, at_once: int = 250) -> Row:
     """Clients that go away in the middle of their streams."""
-    async with world(folder, 1, engine={"timeout_s": 30.0}) as w:
-        await w.chunks(_LONG)
+    async with world(folder, 1, engine=_PATIENT) as w:
+        await w.chunks(_ENDLESS)
         await asyncio.gather(*(ask(w.wire, WHOLE, i) for i in range(20)))
         await asyncio.sleep(0.5)
         base = _held(w.process)
         longest_s = 0.0
         for _ in range(0, n, at_once):
             wire = Wire(w.url)
-            streams = [asyncio.create_task(ask(wire, STREAMED, i)) for i in range(at_once)]
+            streams = [asyncio.create_task(_insisting(wire)) for _ in range(at_once)]
             await w.until_answering(at_once)
             await asyncio.sleep(0.1)
             wire.close()
@@ -169,6 +171,12 @@ async def vanish(folder: Path, n: int, at_once: int = 250) -> Row:
     }
 
 
+async def _insisting(wire: Wire) -> None:
+    """A stream of a client who comes again when it is refused."""
+    while (await ask(wire, _UNTIMED, 0)).status >= 500:
+        await asyncio.sleep(0.5)
+
+
 async def _until_idle(w: World) -> float:
     """Seconds until the expert has nobody on its connections that it still answers."""
     began_s = time.monotonic()
@@ -185,7 +193,7 @@ def _held(process: psutil.Process) -> int:
 
 async def soak(folder: Path, n: int) -> Row:
     """So many requests, one after the other on 32 connections, and what they leave behind."""
-    async with world(folder, 2, engine={"timeout_s": 30.0}) as w:
+    async with world(folder, 2, engine=_PATIENT) as w:
         memory: list[tuple[int, float]] = []
         outcomes: list[Outcome] = []
         n_begun = 0

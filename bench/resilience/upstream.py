@@ -24,7 +24,7 @@ import uvloop
 WAYS = ("none", "hang", "reset", "reset-mid-body", "500", "slow-loris", "wrong-json", "cut-stream")
 N_CHUNKS = 10
 THINK_S = 0.02
-PACE_S = 0.1
+PACE_S = 0.5
 """Between two chunks of a stream whose length was set."""
 _STREAMED = re.compile(rb'"stream"\s*:\s*true')
 _SLOW_S = 0.5

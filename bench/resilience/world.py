@@ -47,12 +47,13 @@ class World:
             response.raise_for_status()
 
     async def until_answering(self, n: int, experts: str = "a") -> None:
-        """Returns once so many are being answered, all in all."""
-        while True:
-            counts = [await self.counts(letter) for letter in experts]
-            if sum(count.get("answering", 0) for count in counts) >= n:
-                return
-            await asyncio.sleep(0.01)
+        """Returns once so many are being answered, all in all. Raises `TimeoutError`."""
+        async with asyncio.timeout(_START_S):
+            while True:
+                counts = [await self.counts(letter) for letter in experts]
+                if sum(count.get("answering", 0) for count in counts) >= n:
+                    return
+                await asyncio.sleep(0.01)
 
     def rewrite(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Changes what the configuration file says; nobody is told."""

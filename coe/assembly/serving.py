@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +155,15 @@ def conduct_for(prepared: Prepared, budget: RetryBudget) -> Conduct:
         decides_slowly=_decides_slowly(config, prepared.artifact),
         budget=budget,
         bounds=prepared.bounds,
+        revision=_revision(prepared),
     )
+
+
+def _revision(prepared: Prepared) -> str:
+    """Of the file's router section and of what was fitted."""
+    fitted = None if prepared.artifact is None else prepared.artifact.manifest
+    told = f"{prepared.config.router!r} {fitted!r}"
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_router(source: Path | Config) -> Router:

@@ -17,6 +17,7 @@ from coe.cli.options import DEFAULT_CONFIG, ConfigOption
 if TYPE_CHECKING:
     from coe.assembly.operating import Operator
     from coe.assembly.reloading import Reloader
+    from coe.composition import Composition
     from coe.config import Config
     from coe.service.server import App
 
@@ -45,7 +46,6 @@ def serve(
 ) -> None:
     """Serve the pool as an OpenAI-compatible gateway."""
     from coe.assembly import load_operated
-    from coe.assembly.hosting import bound_warning_of
     from coe.cli.state import open_state, settings_of, similar_of
     from coe.config import load_config
     from coe.feedback_log import FeedbackLog
@@ -59,11 +59,7 @@ def serve(
 
     loaded = load_config(config)
     composition, operator = load_operated(loaded, record)
-    _say(f"{composition.router.name} over {', '.join(composition.router.pool.ids)}")
-    for warning in _missing_keys(loaded):
-        _say(warning)
-    if (unheld := bound_warning_of(loaded)) is not None:
-        _say(f"warning: {unheld}")
+    _announce(composition, loaded)
     kept = loaded.router.feedback
     feedback = None if kept is None else FeedbackLog(kept)
     trace = None if loaded.trace is None else TraceLog(loaded.trace)
@@ -105,6 +101,17 @@ def _with_admin(app: App, operator: Operator, host: str, port: int) -> Iterator[
         admin = create_admin_app(operator, key, is_local)
         told = "admin API at {}/admin (`coe experts`, `coe top`)"
         yield SideDoor(app, admin, listener, lambda url: _say(told.format(url)))
+
+
+def _announce(composition: Composition, config: Config) -> None:
+    """What is served, and what will not go as the file has it."""
+    from coe.assembly.hosting import bound_warning_of
+
+    _say(f"{composition.router.name} over {', '.join(composition.router.pool.ids)}")
+    for warning in _missing_keys(config):
+        _say(warning)
+    if (unheld := bound_warning_of(config)) is not None:
+        _say(f"warning: {unheld}")
 
 
 def _missing_keys(config: Config) -> list[str]:

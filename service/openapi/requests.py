@@ -28,6 +28,8 @@ from coe.service.openapi.shapes import (
 )
 from coe.service.request_limits import RequestLimits
 from coe.service.settings import ServiceSettings
+from coe.service.unsupported import UNSUPPORTED
+from coe.service.upstream_fields import UPSTREAM_FIELDS
 
 _NAME = text(1, 256)
 _INT64 = 2**63
@@ -38,7 +40,7 @@ def request_schemas(settings: ServiceSettings) -> Mapping[str, Schema]:
     """The components, by name."""
     limits = settings.limits
     sampling = _sampling(limits)
-    chat = {**_chat_fields(limits), **sampling}
+    chat = with_rest({**_chat_fields(limits), **sampling})
     return {
         "Model": told(_NAME, "The model that routes, or an expert's id; GET /v1/models has all."),
         "Expert": told(ANY_TEXT, "An expert's id."),
@@ -68,9 +70,9 @@ def request_schemas(settings: ServiceSettings) -> Mapping[str, Schema]:
             record({**chat, "model": one_of(settings.model_name)}, ["messages"])
         ),
         "CompletionRequest": _streamable(
-            record({**_completion_fields(limits), **sampling}, ["model", "prompt"])
+            record(with_rest({**_completion_fields(limits), **sampling}), ["model", "prompt"])
         ),
-        "EmbeddingRequest": record(_embedding_fields(limits), ["model", "input"]),
+        "EmbeddingRequest": guarded(record(_embedding_fields(limits), ["model", "input"])),
         "FeedbackRequest": _feedback(),
     }
 
@@ -95,11 +97,21 @@ def _control() -> Schema:
     return record(fields, is_closed=True)
 
 
+def with_rest(fields: Mapping[str, Schema]) -> Mapping[str, Schema]:
+    """With the fields that are told apart by name only: whatever they hold is an expert's."""
+    return {**{name: passed_on({}) for name in UNSUPPORTED}, **fields}
+
+
+def guarded(schema: Schema) -> Schema:
+    """Without the fields that would choose where a request goes."""
+    return {**schema, "propertyNames": {"not": one_of(*sorted(UPSTREAM_FIELDS))}}
+
+
 def _streamable(schema: Schema) -> Schema:
     """`stream_options` only where there is a stream."""
     has_options = {"required": ["stream_options"], "properties": {"stream_options": OBJECT}}
     is_streamed = {"required": ["stream"], "properties": {"stream": one_of(True)}}
-    return {**schema, "if": has_options, "then": is_streamed}
+    return {**guarded(schema), "if": has_options, "then": is_streamed}
 
 
 def _server_message(limits: RequestLimits) -> Schema:
@@ -163,6 +175,8 @@ def _completion_fields(limits: RequestLimits) -> Mapping[str, Schema]:
         "suffix": passed_on(ANY_TEXT),
         "logprobs": passed_on(whole(0, limits.max_logprobs)),
         "best_of": passed_on(whole(1, limits.max_choices)),
+        "prompt_embeds": passed_on({}),
+        "messages": passed_on({}, "Rather a field of /v1/chat/completions."),
     }
 
 

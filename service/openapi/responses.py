@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from coe.service.openapi.requests import guarded, with_rest
 from coe.service.openapi.shapes import (
     ANY_TEXT,
     BOOLEAN,
     COUNT,
+    NULL,
     OBJECT,
     PASSED_ON,
     Schema,
@@ -25,6 +27,7 @@ from coe.service.openapi.shapes import (
     whole,
 )
 from coe.service.request_limits import RequestLimits
+from coe.service.responses.request import MISNAMED
 
 _PART_KINDS = ("input_text", "output_text", "text")
 
@@ -32,7 +35,7 @@ _PART_KINDS = ("input_text", "output_text", "text")
 def responses_schemas(limits: RequestLimits) -> Mapping[str, Schema]:
     """The components, by name."""
     return {
-        "ResponseRequest": record(_request_fields(limits), ["model", "input"]),
+        "ResponseRequest": guarded(record(_request_fields(limits), ["model", "input"])),
         "ResponseTextPart": record(
             {"type": one_of(*_PART_KINDS), "text": ANY_TEXT}, ["type", "text"]
         ),
@@ -93,7 +96,8 @@ def _output() -> Schema:
 def _request_fields(limits: RequestLimits) -> Mapping[str, Schema]:
     kinds = ("Message", "Call", "CallOutput", "Reasoning")
     items = any_of(*(ref(f"Response{kind}") for kind in kinds))
-    return {
+    misnamed = {name: told(NULL, f"Send {said} here.") for name, said in MISNAMED.items()}
+    fields = {
         "model": ref("Model"),
         "input": any_of(ANY_TEXT, list_of(items, 1, limits.max_inputs)),
         "instructions": optional(ANY_TEXT),
@@ -130,7 +134,16 @@ def _request_fields(limits: RequestLimits) -> Mapping[str, Schema]:
         "tool_choice": passed_on(
             any_of(one_of("none", "auto", "required"), record({"type": ANY_TEXT}, ["type"]))
         ),
+        "conversation": NULL,
+        "prompt": NULL,
+        "moderation": NULL,
+        "context_management": optional(list_of({}, 0, 0)),
+        "n": optional(one_of(1)),
+        "best_of": optional(one_of(1)),
+        "user": optional(ANY_TEXT),
+        "safety_identifier": optional(ANY_TEXT),
     }
+    return with_rest({**misnamed, **fields})
 
 
 def _format() -> Schema:

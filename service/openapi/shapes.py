@@ -50,9 +50,10 @@ def optional(schema: Schema) -> Schema:
 
 
 def passed_on(schema: Schema, why: str = "") -> Schema:
-    """What only an expert that is a server takes; null everybody does."""
+    """What only an expert that is a server takes; null everybody does. `{}` is any value."""
     told = "Only for experts that are servers; others refuse it by name."
-    return {**optional(schema), "description": f"{why} {told}".strip(), PASSED_ON: True}
+    values = optional(schema) if schema else {}
+    return {**values, "description": f"{why} {told}".strip(), PASSED_ON: True}
 
 
 def told(schema: Schema, description: str) -> Schema:

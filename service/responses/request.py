@@ -22,7 +22,7 @@ Earlier = Callable[[str], Sequence[Mapping[str, Any]] | None]
 """The messages up to and with the response of an id, its answer last; None: not known."""
 
 # Chat's name → this API's.
-_MISNAMED = {
+MISNAMED = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",
@@ -127,9 +127,9 @@ def _refuse(raw: Mapping[str, Any]) -> None:
     for name, value in raw.items():
         if value is None:
             continue
-        if name in _MISNAMED:
+        if name in MISNAMED:
             raise InvalidRequest(
-                f"{name} is a field of chat completions; send {_MISNAMED[name]}",
+                f"{name} is a field of chat completions; send {MISNAMED[name]}",
                 param=name,
                 code="unsupported_parameter",
             )

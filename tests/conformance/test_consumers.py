@@ -105,13 +105,12 @@ def test_litellm_is_told_what_went_wrong(
     program = tmp_path / "wrong.py"
     program.write_text(
         "import os, litellm\n"
+        "litellm.suppress_debug_info = True\n"
         "said = [{'role': 'user', 'content': 'hi'}]\n"
         "gateway = {'api_base': os.environ['COE_URL'], 'api_key': 'none'}\n"
         "for model, more in (('openai/nobody', {}), ('openai/coe', {'temperature': 9})):\n"
         "    try:\n"
         "        litellm.completion(model, said, num_retries=0, **gateway, **more)\n"
-        "    except litellm.exceptions.APIError as error:\n"
-        "        print('other', error)\n"
         "    except Exception as error:\n"
         "        print(type(error).__name__, error.status_code)\n",
         encoding="utf-8",

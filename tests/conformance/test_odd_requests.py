@@ -100,6 +100,25 @@ def test_odd_value_is_explained_with_its_field(http: httpx.Client, name: str) ->
         assert f'"{error["param"]}"'.encode() in ODD_VALUES[name]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tool_calls", "3"),
+        ("max_tool_calls", True),
+        ("user", {}),
+        ("safety_identifier", 1),
+        ("input", [{"type": 0, "role": "user", "content": "hi"}]),
+        ("input", [{"type": "", "role": "user", "content": "hi"}]),
+    ],
+)
+def test_response_repeats_nothing_that_its_reader_could_not_read(
+    http: httpx.Client, field: str, value: object
+) -> None:
+    body = {"model": "coe", "input": "sums", field: value}
+    error = _explained(http.post("/v1/responses", json=body), 400)
+    assert str(error["param"]).startswith(field)
+
+
 def test_body_of_64_levels_is_not_too_deep(http: httpx.Client) -> None:
     body = json.loads(PLAIN) | {"user": json.loads(b"[" * 63 + b"]" * 63)}
     assert http.post("/v1/chat/completions", json=body).status_code == 200

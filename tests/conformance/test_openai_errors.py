@@ -51,6 +51,7 @@ def _key(store: Store, **limits: Any) -> str:
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"api_base": "http://127.0.0.1:1"}}, "api_base"),
         ({"extra_body": {"coe": {"prority": 1}}}, "coe.prority"),
+        ({"model": "sums", "extra_body": {"coe": {"experts": ["lands"]}}}, "model"),
         ({"model": "sums", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ],
 )

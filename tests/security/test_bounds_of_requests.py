@@ -15,7 +15,7 @@ from coe.config import load_config
 from coe.errors import ConfigError
 
 CHAT = "/v1/chat/completions"
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "server"}]},
     "/v1/completions": {"prompt": "server"},
     "/v1/responses": {"input": "server"},

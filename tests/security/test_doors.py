@@ -189,12 +189,12 @@ async def test_key_that_nobody_has_is_refused_before_the_app() -> None:
         async def find(self, authorization: bytes | None) -> ApiKey | None:
             return None
 
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    door = Door(inside, Nobody(ValueError()))
     with pytest.raises(KeyRefused):
-        await Door(inside, Nobody(ValueError()))(
-            {"type": "http", "path": CHAT, "headers": []},
-            None,
-            None,  # type: ignore[arg-type]
-        )
+        await door({"type": "http", "path": CHAT, "headers": []}, nothing, nothing)
 
 
 class Doors:

@@ -43,7 +43,10 @@ _FORBIDDEN_OPTIONS = (
     ("weights_only", False),
 )
 # Whose default unpickles, or builds any object, and what has to be said against that.
-_LOADERS = {("torch", "load"): "weights_only", ("yaml", "load"): "Loader"}
+_LOADERS: dict[tuple[str, ...], str] = {
+    ("torch", "load"): "weights_only",
+    ("yaml", "load"): "Loader",
+}
 
 
 def _sources(repository: Path) -> Iterator[tuple[Path, ast.Module]]:

@@ -38,7 +38,7 @@ NAMES = (
     "media_io_kwargs",
     "prompt_embeds",
 )
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "server"}]},
     "/v1/completions": {"prompt": "server"},
     "/v1/embeddings": {"input": "server"},
