@@ -14,6 +14,7 @@ from typing import Any
 from coe.service.bounds import read_object
 from coe.service.errors import InvalidRequest
 from coe.service.request_limits import RequestLimits
+from coe.service.unsupported import is_one_of
 
 TEXT_COMPLETION_PREFIX = "cmpl-"
 """A text completion's id is its decision's, after this."""
@@ -142,7 +143,7 @@ class TextChunkWriter:
 
 def _refuse(raw: Mapping[str, Any]) -> None:
     for name, value in raw.items():
-        if name not in _REFUSED or value is None or value in _REFUSED[name]:
+        if name not in _REFUSED or value is None or is_one_of(value, _REFUSED[name]):
             continue
         instead = "send prompt" if name == "messages" else "leave it out"
         if name in ("tools", "functions", "logprobs"):

@@ -68,7 +68,7 @@ def refuse_unsupported(raw: Mapping[str, Any]) -> None:
 def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], place: str) -> None:
     for name in sorted(refused.keys() & raw.keys()):
         neutral = refused[name]
-        if raw[name] is None or _is_one_of(raw[name], neutral):
+        if raw[name] is None or is_one_of(raw[name], neutral):
             continue
         instead = f"leave it out or send {_shown(neutral[0])}" if neutral else "leave it out"
         raise InvalidRequest(
@@ -78,7 +78,7 @@ def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], p
         )
 
 
-def _is_one_of(value: object, neutral: tuple[object, ...]) -> bool:
+def is_one_of(value: object, neutral: tuple[object, ...]) -> bool:
     """Unlike `in` it tells 0 from False, and 1 from True."""
     return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in neutral)
 

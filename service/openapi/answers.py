@@ -26,6 +26,10 @@ _SCORES: Schema = {"type": "object", "additionalProperties": {"type": "number"}}
 
 def answer_schemas() -> Mapping[str, Schema]:
     """The components, by name."""
+    return {**_generated(), **_decided(), **_listed()}
+
+
+def _generated() -> Mapping[str, Schema]:
     return {
         "Error": answer({"error": ref("ErrorDetail")}),
         "ErrorDetail": answer(
@@ -58,6 +62,11 @@ def answer_schemas() -> Mapping[str, Schema]:
                 "embedding": any_of(list_of({"type": "number"}), ANY_TEXT),
             }
         ),
+    }
+
+
+def _decided() -> Mapping[str, Schema]:
+    return {
         "Decision": answer(
             {
                 "object": one_of("routing_decision"),
@@ -77,6 +86,11 @@ def answer_schemas() -> Mapping[str, Schema]:
                 "replaced": BOOLEAN,
             }
         ),
+    }
+
+
+def _listed() -> Mapping[str, Schema]:
+    return {
         "ModelList": answer({"object": one_of("list"), "data": list_of(ref("ListedModel"), 1)}),
         "ListedModel": answer(
             {

@@ -43,13 +43,17 @@ def request_schemas(settings: ServiceSettings) -> Mapping[str, Schema]:
     chat = with_rest({**_chat_fields(limits), **sampling})
     return {
         "Model": told(_NAME, "The model that routes, or an expert's id; GET /v1/models has all."),
+        "FieldName": {"type": "string", "not": one_of(*sorted(UPSTREAM_FIELDS))},
         "Expert": told(ANY_TEXT, "An expert's id."),
         "Policy": told(_NAME, "In place of the pool's own, such as `top-3`."),
         "Control": _control(),
         "StreamOptions": told(
             record({"include_usage": optional(BOOLEAN)}), "Only together with `stream`."
         ),
-        "TextPart": record({"type": one_of("text"), "text": ANY_TEXT}, ["type", "text"]),
+        "TextPart": told(
+            record({"type": one_of("text"), "text": ANY_TEXT}, ["type", "text"]),
+            "What would have an expert fetch or load something is refused in here, too.",
+        ),
         "ServerPart": {
             **record({"type": one_of("image_url", "input_audio", "file", "refusal")}, ["type"]),
             PASSED_ON: True,
@@ -104,7 +108,7 @@ def with_rest(fields: Mapping[str, Schema]) -> Mapping[str, Schema]:
 
 def guarded(schema: Schema) -> Schema:
     """Without the fields that would choose where a request goes."""
-    return {**schema, "propertyNames": {"not": one_of(*sorted(UPSTREAM_FIELDS))}}
+    return {**schema, "propertyNames": ref("FieldName")}
 
 
 def _streamable(schema: Schema) -> Schema:
@@ -131,7 +135,9 @@ def _sampling(limits: RequestLimits) -> Mapping[str, Schema]:
     tokens = optional(whole(1, limits.max_tokens))
     return {
         "model": ref("Model"),
-        "temperature": told(optional(number(0, 2)), "0 where it is not said: answers repeat."),
+        "temperature": told(
+            optional(number(0, 2)), "Unsaid, a server goes by its own; others repeat their answers."
+        ),
         "top_p": optional({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
         "max_tokens": tokens,
         "stop": any_of(stop, list_of(stop, 0, 4), {"type": "null"}),

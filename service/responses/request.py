@@ -17,6 +17,7 @@ from coe.service.request_limits import RequestLimits
 from coe.service.responses.fields import optional, required, unsupported
 from coe.service.responses.items import ChatMessage, read_items
 from coe.service.responses.tools import chat_format, chat_tools
+from coe.service.unsupported import is_one_of
 
 Earlier = Callable[[str], Sequence[Mapping[str, Any]] | None]
 """The messages up to and with the response of an id, its answer last; None: not known."""
@@ -133,7 +134,7 @@ def _refuse(raw: Mapping[str, Any]) -> None:
                 param=name,
                 code="unsupported_parameter",
             )
-        if name in _REFUSED and value not in _REFUSED[name]:
+        if name in _REFUSED and not is_one_of(value, _REFUSED[name]):
             raise unsupported(name, "leave it out")
 
 

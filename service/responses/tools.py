@@ -44,7 +44,9 @@ def chat_format(raw: Mapping[str, Any]) -> dict[str, Any]:
     verbosity = optional(text, "verbosity", str, "text.")
     if verbosity is not None:
         fields["verbosity"] = verbosity
-    given = optional(text, "format", dict, "text.") or {"type": "text"}
+    given = optional(text, "format", dict, "text.")
+    if given is None:
+        return fields
     kind = given.get("type")
     if kind == "json_object":
         fields["response_format"] = {"type": "json_object"}

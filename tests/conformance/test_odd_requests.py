@@ -45,6 +45,8 @@ ODD_VALUES = {
     "truth": b'"max_tokens": true',
     "a number as text": b'"n": "1"',
     "a stop of surrogates in pairs": b'"stop": "\\ud83d\\ude00", "max_tokens": 0',
+    "nothing in place of no": b'"logprobs": 0',
+    "no in place of nothing": b'"presence_penalty": false',
     "an object in place of a text": b'"prompt_cache_key": {}',
 }
 ODD_HEADERS = [
@@ -106,6 +108,9 @@ def test_odd_value_is_explained_with_its_field(http: httpx.Client, name: str) ->
         ("max_tool_calls", "3"),
         ("max_tool_calls", True),
         ("user", {}),
+        ("background", 0),
+        ("text", {"format": {}}),
+        ("n", True),
         ("safety_identifier", 1),
         ("input", [{"type": 0, "role": "user", "content": "hi"}]),
         ("input", [{"type": "", "role": "user", "content": "hi"}]),

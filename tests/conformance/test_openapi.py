@@ -101,6 +101,8 @@ def _for_everybody(document: Document) -> Document:
             if _is_passed_on(field, schemas):
                 fields[name] = {"type": "null"}
     schemas["Model"] = {"enum": ["coe"]}  # an expert that is named has to be one that may answer
+    for part in ("TextPart", "ResponseTextPart"):
+        schemas[part]["additionalProperties"] = False  # one could be the address of an image
     schemas["Control"]["properties"]["timeout_s"] = {"type": "number", "minimum": 60}
     document["components"]["parameters"]["x-coe-timeout"]["schema"] = {"enum": ["60", "600.5"]}
     return document

@@ -160,7 +160,7 @@ async def test_a_dense_model_is_told_to_have_no_inner_experts(tiny_model: Path, 
         ConfigError, match=r"'e' has no inner experts: its model \(qwen3\) is dense"
     ):
         await trace(engine, ask())
-    await engine.stop(1)  # It is not taken for busy any more.
+    await engine.stop(30.0)  # It is not taken for busy any more.
 
 
 async def test_a_model_that_corrects_its_logits_is_refused(tmp_path: Path, ask: Ask) -> None:
@@ -180,7 +180,7 @@ async def test_a_model_that_corrects_its_logits_is_refused(tmp_path: Path, ask: 
     engine = _engine(tmp_path)
     with pytest.raises(ConfigError, match=r"cannot be read from router logits"):
         await trace(engine, ask())
-    await engine.stop(1)
+    await engine.stop(30.0)
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_as_by_the_stream(
