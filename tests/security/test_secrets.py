@@ -153,6 +153,7 @@ async def test_planted_secrets_turn_up_nowhere(watched: Watched, upstream: Any) 
     """S15: logs, bodies, headers, metrics, the decision log, traces and every file of state."""
     secret, _ = await watched.store.keys.create("team", KeyLimits())
     await _provoke(watched, upstream, secret)
+    await watched.store.flush()
     assert await watched.store.decisions.latest(10)
     canaries = (UPSTREAM_KEY, ADMIN_KEY, WRONG_KEY, secret, UPSTREAM_WORDS)
     found = [
