@@ -38,7 +38,13 @@ test: $(STAMP)  ## Run the fast tests
 .PHONY: test-slow
 test-slow: $(STAMP)  ## Run the slow tests, with a real vLLM in an environment of its own
 	$(BIN)/python tests/vllm/install.py
+	$(BIN)/python tests/conformance/install.py
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m slow
+
+.PHONY: conformance
+conformance: $(STAMP)  ## Ask the gateway 20,000 things its description allows and forbids; run other clients
+	$(BIN)/python tests/conformance/install.py
+	$(ONE_THREAD) $(BIN)/python -m pytest -q tests/conformance -m "slow or not slow"
 
 .PHONY: check
 check: $(STAMP)  ## Check format, lint and types
@@ -62,7 +68,8 @@ zoo: $(STAMP)  ## Train the six tiny experts again, record their outcomes, fit t
 bench: $(STAMP)  ## Run the benchmarks and write bench/results/
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.encoders
+	$(BIN)/python -m bench.gateway
 
 .PHONY: clean
 clean:  ## Remove the environments and caches
-	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-clients .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
