@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from uuid import uuid4
 
 from coe.aggregation import Aggregator, MajorityVote, WantsScores
 from coe.asking import ask, tell_asked
-from coe.counting import CountedEngines, counted
+from coe.counting import CountedEngine, CountedEngines, counted
 from coe.engines.base import Engine, closing_stream, collect
 from coe.engines.removed import RemovedEngine
 from coe.engines.retrying import RetryBudget
@@ -25,7 +24,8 @@ from coe.errors import (
 )
 from coe.experts import ExpertPool
 from coe.failover import Failover, tell_failure
-from coe.hearing import aggregated, head, joined
+from coe.hearing import aggregated, begun
+from coe.ids import new_id
 from coe.members import Members
 from coe.progress import UNTOLD, Progress
 from coe.routing import Router, RoutingDecision
@@ -162,7 +162,7 @@ class Composition:
         one expert that passes bytes through. Raises `RequestError` where nobody can take it.
         """
         if pinned is not None:
-            query_id = request.id or uuid4().hex
+            query_id = request.id or new_id()
             return RoutingDecision.pinned(self.pool.expert(pinned).id, query_id)
         router = self._router(request, wish)
         decision = self.members.present(router.route(self._query(request), explain=False), router)
@@ -181,8 +181,7 @@ class Composition:
         return Query(request.ask, request.id, previous_expert=previous)
 
     def _router(self, request: GenerationRequest, wish: Wish) -> Router:
-        raw = request.raw
-        able = None if raw is None or not raw.is_all else self.passing(raw.route)
+        able = self._wishes.able(request.raw, self.passing)
         has_session = self._sessions.last_expert(request.session) is not None
         return self._wishes.router(self._query(request), wish, has_session, able)
 
@@ -208,14 +207,16 @@ class Composition:
         router = self.router if decision.is_pinned else self._router(request, wish)
         is_alone = len(decision.experts) == 1 and not router.is_adaptive
         is_alone = is_alone or (request.raw is not None and request.raw.is_all)
-        with self.members.in_use(), self._counters.all.request() as asked:
+        with self.members, self._counters.all.request() as asked:
             self._failover.on_request()
             if decision.is_pinned or is_alone:
-                begun = self._first_to_speak(request, decision, router, told)
+                answer = await self._first_to_speak(request, decision, router, told)
+                async with closing_stream(answer.deltas):
+                    yield answer
             else:
-                begun = self._together(replace(request, raw=None), decision, router, told)
-            async with begun as answer:
-                yield answer
+                together = self._together(replace(request, raw=None), decision, router, told)
+                async with together as answer:
+                    yield answer
             asked.answered()
 
     async def stream(
@@ -239,33 +240,31 @@ class Composition:
             stops = (engine.stop(timeout_s) for engine in self.engines.values())
             await asyncio.gather(*stops, return_exceptions=True)
 
-    @asynccontextmanager
     async def _first_to_speak(
         self, request: GenerationRequest, decision: RoutingDecision, router: Router, told: Progress
-    ) -> AsyncIterator[Answering]:
+    ) -> Answering:
+        """An answer that has begun; closing its deltas ends it."""
         failures: dict[str, CoeError] = {}
         expert_id: str | None = decision.experts[0]
         while expert_id is not None:
             asked = self._understood(request, expert_id)
-            gone = {*failures, expert_id, *self.members.removed}
-            if len(failures) < self._failover.most:
+            if not decision.is_pinned and len(failures) < self._failover.most:
+                gone = {*failures, expert_id, *self.members.removed}
                 patience_s = self._failover.patience_s(router, decision, gone, request.deadline_s)
                 if patience_s is not None:
                     asked = replace(asked, patience_s=patience_s)
             tell_asked(told, self.engines, (expert_id,))
-            async with closing_stream(self._counted[expert_id].stream(asked)) as deltas:
-                try:
-                    beginning = await head(expert_id, deltas)
-                except (EngineError, ContextOverflow, QueueFull) as error:
-                    failures[expert_id] = error
-                    tell_failure(expert_id, error)
-                    told.failed(expert_id)
-                else:
-                    self._sessions.answered(request.session, expert_id)
-                    yield Answering(
-                        replace(decision, experts=(expert_id,)), joined(beginning, deltas)
-                    )
-                    return
+            try:
+                deltas = await begun(self._counted(expert_id), asked)
+            except (EngineError, ContextOverflow, QueueFull) as error:
+                failures[expert_id] = error
+                tell_failure(expert_id, error)
+                told.failed(expert_id)
+            else:
+                self._sessions.answered(request.session, expert_id)
+                if decision.experts != (expert_id,):
+                    decision = replace(decision, experts=(expert_id,))
+                return Answering(decision, deltas)
             failed, removed = expert_id, self.members.removed
             expert_id = self._failover.replacement(router, decision, failures, removed)
             self._counters.of(failed).failovers += expert_id is not None
@@ -287,13 +286,13 @@ class Composition:
         aggregator = self.aggregator
         if isinstance(aggregator, WantsScores):
             aggregator = aggregator.with_scores(decision.scores)
-        asked = await ask(self._counted, request, decision, router, aggregator, told)
+        engines = self.counting(self.engines)
+        asked = await ask(engines, request, decision, router, aggregator, told)
         heard = (asked.completions, asked.failures, asked.writing)
         async with aggregated(aggregator, request, *heard, told) as answer:
             self._sessions.answered(request.session, answer.experts[0])
             decision = replace(decision, experts=answer.experts)
             yield Answering(decision, answer.deltas, answer.shares)
 
-    @property
-    def _counted(self) -> Mapping[str, Engine]:
-        return self.counting(self.engines)
+    def _counted(self, expert_id: str) -> Engine:
+        return CountedEngine(self.engines[expert_id], self._counters.of(expert_id))

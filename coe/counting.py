@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-from coe.engines.base import Engine, closing_stream
+from coe.engines.base import Engine, closing_stream, whole_of
 from coe.engines.breaking import BreakingEngine
 from coe.engines.retrying import RetryingEngine
 from coe.engines.wrapping import WrappingEngine, layers
@@ -21,7 +21,7 @@ class CountedEngines(Mapping[str, Engine]):
         self.counters = counters or Counters()
 
     def __getitem__(self, expert_id: str) -> Engine:
-        return _CountedEngine(self.engines[expert_id], self.counters.of(expert_id))
+        return CountedEngine(self.engines[expert_id], self.counters.of(expert_id))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.engines)
@@ -30,7 +30,9 @@ class CountedEngines(Mapping[str, Engine]):
         return len(self.engines)
 
 
-class _CountedEngine(WrappingEngine):
+class CountedEngine(WrappingEngine):
+    """One of them."""
+
     def __init__(self, inner: Engine, tally: Tally) -> None:
         super().__init__(inner)
         self._tally = tally
@@ -47,6 +49,19 @@ class _CountedEngine(WrappingEngine):
                     call.hears(delta)
                     yield delta
                     call.resumes()
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        with (
+            self._tally.request() as asked,
+            expert_call(self.expert_id, request) as call,
+        ):
+            deltas = await whole_of(self.inner, call.request)
+            for delta in deltas:
+                if delta.finish_reason is not None:
+                    asked.answered(delta.usage)
+                call.hears(delta)
+                call.resumes()
+            return deltas
 
 
 def counted(counters: Counters, engines: Mapping[str, Engine]) -> Counts:

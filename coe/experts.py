@@ -171,8 +171,23 @@ class LitellmSpec:
     """Longest silence between two pieces of an answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedderSpec:
+    """An encoder of this process that answers `/v1/embeddings`, for queries of one domain."""
+
+    path: str | None = None
+    """The folder of its adapter on the pool's encoder; None is that encoder as it is."""
+
+
 EngineSpec = (
-    LitellmSpec | LocalSpec | OpenAISpec | ReplaySpec | ScriptedSpec | VllmSpec | VllmLoraSpec
+    EmbedderSpec
+    | LitellmSpec
+    | LocalSpec
+    | OpenAISpec
+    | ReplaySpec
+    | ScriptedSpec
+    | VllmSpec
+    | VllmLoraSpec
 )
 
 
@@ -204,8 +219,10 @@ class ExpertPool:
     experts: tuple[Expert, ...]
     fallback_id: str | None = None
     """The expert for queries no router is sure of; None means the pool has none."""
+    ids: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(expert.id for expert in self.experts))
         if not self.experts:
             raise ConfigError("a pool needs at least one expert", key="experts")
         seen: set[str] = set()
@@ -219,8 +236,9 @@ class ExpertPool:
             raise UnknownExpert(self.fallback_id, self.ids)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(expert.id for expert in self.experts)
+    def embedders(self) -> tuple[str, ...]:
+        """Those that turn text into vectors and write none."""
+        return tuple(e.id for e in self.experts if isinstance(e.engine, EmbedderSpec))
 
     def expert(self, expert_id: str) -> Expert:
         """The expert of that id; raises `UnknownExpert` naming the nearest one."""

@@ -4,26 +4,28 @@
 is all that a fit reads. `FILE.recent` and `FILE.recent.1` hold the latest decisions, so that
 feedback finds its query: a bounded memory, which may be deleted while no gateway runs. All three
 are readable by their owner only. An event is one line of JSON, written at once.
+
+The processes of one gateway append to one `FILE`, in turns. Each remembers its own decisions, as
+`FILE.N.recent`, and looks into those of the others for what it does not know.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coe.append_lock import AppendLock, claim
 from coe.errors import AdmissionError, ConfigError, RequestError
-from coe.feedback import event_of, events_in
+from coe.feedback import events_in
+from coe.recent_decisions import AppendedFile, RecentDecisions
 from coe.routing import RoutingDecision
 
-_LOG = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 MAX_TEXT_CHARS = 20_000
@@ -86,7 +88,8 @@ class _Rated:
 
 
 class FeedbackLog:
-    """Remembers decisions, and appends feedback on them. One process at a time; thread-safe.
+    """Remembers decisions, and appends feedback on them. Thread-safe. One process at a time,
+    unless each of them is a worker.
 
     A decision costs one unsynchronised append. Feedback is on the disk, its query with it, before
     `record` returns.
@@ -98,21 +101,27 @@ class FeedbackLog:
         max_bytes: int = 64 * _MIB,
         recent_bytes: int = 16 * _MIB,
         clock: Callable[[], float] = time.time,
+        worker: int | None = None,
     ) -> None:
         """Takes up what is in the files. Raises `ConfigError` if they cannot be used.
 
         `max_bytes` bounds `file`, which then takes no more feedback; `recent_bytes` both files of
-        the latest decisions together.
+        the latest decisions together. `worker`: the place of this process among those that share
+        `file`; None: it is the only one.
         """
         self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
+        self._rated: dict[str, _Rated] = {}
+        self._n_read = 0
+        self._others = None if worker is None else AppendLock(file)
         try:
-            self._file = _AppendedFile(file)
+            with self._others or nullcontext():
+                self._file = AppendedFile(file)
             try:
-                _lock_file(self._file.fd, file)
-                self._rated = _rated_in(self._file.read())
-                self._recent = _RecentDecisions(file, recent_bytes)
+                _claim(self._file.fd, file, is_shared=worker is not None)
+                self._catch_up()
+                self._recent = RecentDecisions(file, recent_bytes, worker)
             except BaseException:
                 self._file.close()
                 raise
@@ -142,10 +151,15 @@ class FeedbackLog:
         Raises `UnknownDecision`, `UnclearExpert`, `FeedbackFull`, `FeedbackSettled`, or `OSError`
         where the disk fails. The last score of an answer counts; the same again is not written.
         """
-        with self._lock:
+        with self._lock, self._others or nullcontext():
+            if self._others is not None:
+                self._catch_up()
             line, rated = b"", self._rated.get(decision_id)
             if rated is None:
-                line = self._recent.find(decision_id)
+                found = self._recent.find(decision_id)
+                if found is None:
+                    raise UnknownDecision
+                line = found
                 rated = _Rated(tuple(json.loads(line)["answered"]))
             expert_id = _the_expert(rated.experts, expert_id)
             given = rated.scores.setdefault(expert_id, [])
@@ -158,6 +172,7 @@ class FeedbackLog:
                 raise FeedbackFull(self._max_bytes)
             self._file.append(line + told)
             os.fsync(self._file.fd)
+            self._n_read = self._file.size
             given.append(score)
             self._rated[decision_id] = rated
             return Recorded(expert_id, is_replacement=len(given) > 1)
@@ -167,6 +182,15 @@ class FeedbackLog:
         with self._lock:
             self._recent.close()
             self._file.close()
+            if self._others is not None:
+                self._others.close()
+
+    def _catch_up(self) -> None:
+        """Takes up what others have appended since."""
+        self._file.size = os.fstat(self._file.fd).st_size
+        content = self._file.read(self._n_read)
+        self._n_read += len(content)
+        _rate(self._rated, content)
 
     def _line(self, kind: str, decision_id: str, told: dict[str, object]) -> bytes:
         """A lone surrogate, which no UTF-8 can carry, becomes `?`."""
@@ -174,112 +198,13 @@ class FeedbackLog:
         return _to_json(head | told).encode("utf-8", "replace") + b"\n"
 
 
-class _AppendedFile:
-    """A private file that only grows, by whole lines."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.fchmod(self.fd, 0o600)
-            self.size = os.fstat(self.fd).st_size
-            if self.size and os.pread(self.fd, 1, self.size - 1) != b"\n":
-                self.append(b"\n")  # ends a line that a crash had torn
-        except BaseException:
-            os.close(self.fd)
-            raise
-
-    def append(self, lines: bytes) -> int:
-        """Where they begin. Raises `OSError`, and leaves no half of them, if the disk is full."""
-        begin = self.size
-        if os.write(self.fd, lines) < len(lines):
-            os.ftruncate(self.fd, begin)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.size += len(lines)
-        return begin
-
-    def read(self) -> bytes:
-        with open(self.fd, "rb", closefd=False) as file:
-            file.seek(0)
-            return file.read()
-
-    def close(self) -> None:
-        """Later appends raise; the number of a closed descriptor may soon be another file's."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class _RecentDecisions:
-    """The latest decisions: lines in two files, the older dropped when the newer is full."""
-
-    def __init__(self, file: Path, max_bytes: int) -> None:
-        self._newer_path = file.with_name(f"{file.name}.recent")
-        self._older_path = file.with_name(f"{file.name}.recent.1")
-        self._max_bytes = max_bytes // 2
-        self._lock = threading.Lock()
-        self._is_failing = False
-        self._older, self._newer = _Segment(self._older_path), _Segment(self._newer_path)
-
-    def add(self, decision_id: str, line: bytes) -> None:
-        try:
-            with self._lock:
-                if self._newer.file.size + len(line) > self._max_bytes:
-                    self._turn()
-                self._newer.add(decision_id, line)
-            self._is_failing = False
-        except OSError as error:
-            if not self._is_failing:
-                _LOG.warning("decisions cannot be remembered for feedback: %s", error)
-            self._is_failing = True
-
-    def find(self, decision_id: str) -> bytes:
-        with self._lock:
-            line = self._newer.find(decision_id) or self._older.find(decision_id)
-        if line is None:
-            raise UnknownDecision
-        return line
-
-    def close(self) -> None:
-        with self._lock:
-            self._newer.file.close()
-            self._older.file.close()
-
-    def _turn(self) -> None:
-        with suppress(FileNotFoundError):  # moved by an earlier turn, which failed below
-            os.replace(self._newer_path, self._older_path)
-        fresh = _Segment(self._newer_path)
-        self._older.file.close()
-        self._older, self._newer = self._newer, fresh
-
-
-class _Segment:
-    """One file of decisions, and where in it each of them is."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = _AppendedFile(path)
-        self._places: dict[str, tuple[int, int]] = {}
-        begin = 0
-        for line in self.file.read().splitlines(keepends=True):
-            if (event := event_of(line)) is not None and event["event"] == "decision":
-                self._places[event["id"]] = (begin, len(line))
-            begin += len(line)
-
-    def add(self, decision_id: str, line: bytes) -> None:
-        self._places[decision_id] = (self.file.append(line), len(line))
-
-    def find(self, decision_id: str) -> bytes | None:
-        place = self._places.get(decision_id)
-        return place and os.pread(self.file.fd, place[1], place[0])
-
-
-def _rated_in(content: bytes) -> dict[str, _Rated]:
-    rated: dict[str, _Rated] = {}
+def _rate(rated: dict[str, _Rated], content: bytes) -> None:
+    """Takes up the events of a file, or of what was appended to it."""
     for event in events_in(content)[0]:
         if event["event"] == "decision":
             rated.setdefault(event["id"], _Rated(tuple(event["answered"])))
         elif event["id"] in rated:
             rated[event["id"]].scores.setdefault(event["expert"], []).append(event["score"])
-    return rated
 
 
 def _the_expert(experts: Sequence[str], given: str | None) -> str:
@@ -290,11 +215,9 @@ def _the_expert(experts: Sequence[str], given: str | None) -> str:
     return given
 
 
-def _lock_file(fd: int, file: Path) -> None:
-    import fcntl
-
+def _claim(fd: int, file: Path, is_shared: bool) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(fd, is_shared)
     except BlockingIOError:
         problem = "another gateway writes this file; give each one its own"
         raise ConfigError(problem, file=str(file), key="router.feedback") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from coe.aggregation import Aggregator, Writes
-from coe.engines.base import closing_stream
+from coe.engines.base import Engine, closing_stream, whole_of
 from coe.errors import CoeError, UpstreamError
 from coe.progress import UNTOLD, Progress
 from coe.telemetry import aggregation
@@ -27,11 +28,42 @@ async def head(expert_id: str, deltas: AsyncIterator[Delta]) -> list[Delta]:
     raise UpstreamError(expert_id, "the answer broke off before its first word")
 
 
-async def joined(head: Sequence[Delta], rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    for delta in head:
-        yield delta
-    async for delta in rest:
-        yield delta
+async def begun(engine: Engine, request: GenerationRequest) -> Begun:
+    """Its stream, once the first word is here. What comes in place of that is raised, and the
+    stream closed.
+    """
+    if request.raw is not None and not request.raw.is_streamed:
+        return Begun(await whole_of(engine, request))
+    expert_id, deltas = engine.expert_id, engine.stream(request)
+    try:
+        return Begun(await head(expert_id, deltas), deltas)
+    except BaseException:
+        async with closing_stream(deltas):
+            raise
+
+
+class Begun(AsyncIterator[Delta]):
+    """A stream whose beginning was listened to already. Closing it closes the stream."""
+
+    __slots__ = ("_heard", "_rest")
+
+    def __init__(self, heard: Sequence[Delta], rest: AsyncIterator[Delta] | None = None) -> None:
+        """`rest` None: all of it was."""
+        self._heard = deque(heard)
+        self._rest = rest
+
+    async def __anext__(self) -> Delta:
+        if self._heard:
+            return self._heard.popleft()
+        if self._rest is None:
+            raise StopAsyncIteration
+        return await anext(self._rest)
+
+    async def aclose(self) -> None:
+        self._heard.clear()
+        if self._rest is not None:
+            async with closing_stream(self._rest):
+                pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +102,7 @@ async def aggregated(
                     shares.append((writer, None))
                     if not isinstance(aggregator, Writes):
                         experts = (*experts, writer)
-                    deltas = _summed(joined(beginning, words), shares)
+                    deltas = _summed(Begun(beginning, words), shares)
                     yield Together(experts, deltas, shares)
                     return
             told.failed(writer)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 from coe.engines.base import Engine
@@ -15,7 +14,10 @@ from coe.routing import Router, RoutingDecision
 
 
 class Members:
-    """The experts that answer, and their engines. Changed by an operator only."""
+    """The experts that answer, and their engines. Changed by an operator only.
+
+    Entered by each request for as long as it may have to do with any of their engines.
+    """
 
     def __init__(self, router: Router, engines: Mapping[str, Engine]) -> None:
         self._router = router
@@ -27,16 +29,13 @@ class Members:
         self._n_in_use = 0
         self._left: asyncio.Event | None = None
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """While a request may have to do with any of their engines."""
+    def __enter__(self) -> None:
         self._n_in_use += 1
-        try:
-            yield
-        finally:
-            self._n_in_use -= 1
-            if self._n_in_use == 0 and self._left is not None:
-                self._left.set()
+
+    def __exit__(self, *raised: object) -> None:
+        self._n_in_use -= 1
+        if self._n_in_use == 0 and self._left is not None:
+            self._left.set()
 
     async def left(self) -> None:
         """Returns once no request uses them, for members that no new request is given."""

@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coe.errors import PoolMismatch, RoutingError
 from coe.experts import ExpertPool
+from coe.ids import new_id
 from coe.types import Query
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class Router:
         if not experts:
             raise RoutingError(f"policy {self.policy.name!r} chose no expert")
         scores = dict(zip(self.pool.ids, row.tolist(), strict=True))
-        return RoutingDecision(query.id or uuid4().hex, experts, scores, self.name)
+        return RoutingDecision(query.id or new_id(), experts, scores, self.name)
 
     def _first_experts(self, row: FloatArray, previous: str | None) -> tuple[str, ...]:
         if self._static is not None:

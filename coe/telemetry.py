@@ -11,7 +11,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -71,27 +71,29 @@ class Tally:
     usage: Usage = field(default_factory=Usage)
     uncounted_answers: int = 0
 
-    @contextmanager
-    def request(self) -> Iterator[Asked]:
-        """Counts one and what comes of it."""
+    def request(self) -> Asked:
+        """Counts one, and once it is entered and left, what came of it."""
         self.requests += 1
-        asked = Asked(self)
-        try:
-            yield asked
-        except Exception as error:
-            self.failures[kind_of(error)] += 1
-            raise
-        except BaseException:
-            self.abandoned += not asked.is_answered
-            raise
+        return Asked(self)
 
 
 class Asked:
     """One request under way."""
 
+    __slots__ = ("_tally", "is_answered")
+
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self.is_answered = False
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self._tally.failures[kind_of(error)] += 1
+        elif error is not None:
+            self._tally.abandoned += not self.is_answered
 
     def answered(self, usage: Usage | None = None) -> None:
         """It was answered to its end."""
@@ -161,6 +163,12 @@ class Call:
     def ends(self, error: BaseException | None) -> None:
         """None: it came to its end. What is no `Exception`: it was left."""
 
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.ends(error)
+
 
 class Watch(Protocol):
     """Follows one client's request through the experts that it takes."""
@@ -175,14 +183,19 @@ class Watch(Protocol):
 _WATCH: ContextVar[Watch | None] = ContextVar("coe_watch", default=None)
 
 
-@contextmanager
-def watched_by(watch: Watch) -> Iterator[None]:
+class watched_by:
     """Whatever is asked in the block, also by tasks begun in it, is told to `watch`."""
-    token = _WATCH.set(watch)
-    try:
-        yield
-    finally:
-        _WATCH.reset(token)
+
+    __slots__ = ("_token", "_watch")
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._token = _WATCH.set(self._watch)
+
+    def __exit__(self, *raised: object) -> None:
+        _WATCH.reset(self._token)
 
 
 def current_watch() -> Watch | None:
@@ -190,16 +203,10 @@ def current_watch() -> Watch | None:
     return _WATCH.get()
 
 
-@contextmanager
-def expert_call(expert_id: str, request: GenerationRequest) -> Iterator[Call]:
+def expert_call(expert_id: str, request: GenerationRequest) -> Call:
+    """To be entered around asking an expert."""
     watch = _WATCH.get()
-    call = Call(request) if watch is None else watch.call(expert_id, request)
-    try:
-        yield call
-    except BaseException as error:
-        call.ends(error)
-        raise
-    call.ends(None)
+    return Call(request) if watch is None else watch.call(expert_id, request)
 
 
 def aggregation(expert_ids: Sequence[str]) -> AbstractContextManager[None]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from coe.engines.embedder import ROUTE as EMBEDDINGS
 from coe.errors import ConfigError, RequestError, UnknownExpert
 from coe.routers.policies import PolicySpec, policy_of
 from coe.routers.policies.budgets import WithinLimit
 from coe.routers.policies.constraints import SessionAffinity
 from coe.routers.policies.restricted import AdaptiveAmong, Among
 from coe.routing import AdaptivePolicy, KeepsSession, NamesExperts, Policy, Router
-from coe.types import Query
+from coe.types import Query, RawRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,9 @@ class Wishes:
         policy = router.policy
         is_kept = isinstance(policy, AdaptivePolicy | KeepsSession)
         self._switch_cost = 0.0 if is_kept else switch_cost
+        self._embedders = frozenset(router.pool.embedders)
+        writers = frozenset(router.pool.ids) - self._embedders
+        self._writers = writers if self._embedders else None
         self._own = {False: router, True: router.with_policy(self._sticky(policy, True))}
 
     def router(
@@ -81,6 +85,19 @@ class Wishes:
             own = self._own[has_session]
             return own if wish.policy is None else own.with_policy(policy)
         return self._router.with_policy(self._sticky(_only(policy, ids, self._all), has_session))
+
+    def able(
+        self, raw: RawRequest | None, passing: Callable[[str], frozenset[str]]
+    ) -> Collection[str] | None:
+        """Who can answer at all; None: everybody. `passing`: who takes a raw request of a route.
+
+        Embedding experts write nothing; where there are some, no other one is routed to for
+        embeddings.
+        """
+        if raw is None or not raw.is_all:
+            return self._writers
+        able = passing(raw.route)
+        return able & self._embedders or able if raw.route == EMBEDDINGS else able
 
     @property
     def _all(self) -> tuple[str, ...]:
@@ -117,7 +134,9 @@ class Wishes:
     ) -> tuple[str, ...] | None:
         for id_ in (*(one or ()), *(other or ())):
             if id_ not in self._all:
-                raise UnknownExpert(id_, self._all)
+                # Whoever may ask some experts only is told of no others.
+                known = self._all if one is None else [own for own in self._all if own in one]
+                raise UnknownExpert(id_, known or self._all)
         if one is None or other is None:
             return one if other is None else other
         return tuple(id_ for id_ in one if id_ in other)

@@ -1,34 +1,42 @@
-"""What one gateway process takes on: refusals before a body is read, as cheap as they can be.
+"""What one gateway process takes on, decided before a body is read, as cheaply as can be.
 
-Experts have bounds and lines of their own. This one is for the process itself, whose one event loop
-answers everybody late once it has more to do than it can. It refuses
+Refused is whoever comes
 
-1. whoever comes while `max_in_flight` requests are under way;
-2. whoever comes while the loop has been late for too long, as `Lag` has it, unless hardly anybody
-   comes: then it is not the requests that make it late.
+1. while `max_in_flight` requests are under way;
+2. while work stands in line for the process's one event loop, as `Congestion` has it;
+3. to ask an expert, while every expert has a bounded line and all of these lines are full.
 
-So those that were let in are answered about as fast as ever, whatever is asked besides.
+So those that were let in are answered about as fast as ever, whatever is asked besides. Where a
+`Connection` asks, a refusal costs no task, no scope and no line of a log; it is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from math import ceil
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coe.service.reply import send_body
+from coe.errors import QueueFull
+from coe.ids import new_id
+from coe.service.congestion import Congestion
+from coe.service.reply import Header, send_body
 
-_LOOK_S = 0.02
-"""How often the loop is asked how late it is."""
-_PATIENCE_S = 1.0
-"""For so long it may be late: many who come at once are served, one after the other."""
-_CALM_S = 5.0
-"""So long after it was late last it may be so again."""
-_FEW = 16
-_RETRY_AFTER_S = 1
+INTAKE = "coe.intake"
+"""Where the state that an app tells its server of has it, for connections to ask."""
+LET_IN = "coe.let_in_s"
+"""Where a scope says when its request was let in; without it nobody was asked yet."""
+
+_SANE_ID = re.compile(rb"[!-~]{1,128}")
+_LONGEST_WAIT_S = 24 * 3600
+_clock = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +45,116 @@ class AdmissionRules:
 
     max_in_flight: int
     longest_lag_s: float
-    """By which callbacks may be late; above it the process has too much to do."""
+    """Work that may stand in line for the process, however long, in seconds of its own time."""
 
 
-class Lag:
-    """How late an event loop is, and whether that is too much. Pure: what was measured and the
-    time in, a verdict out.
+class Refusal:
+    """What is told to whoever is not let in; all that is the same for many is made once."""
 
-    It may be late for a while. After that it is too late whenever it is late, until it was in time
-    for a while: who is refused comes again.
+    def __init__(self, status: int, body: bytes, retry_after_s: int = 1) -> None:
+        self.status = status
+        self.body = body
+        self._retry_after = (b"retry-after", b"%d" % retry_after_s)
+        phrase = HTTPStatus(status).phrase.encode("ascii")
+        self._head = (
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"retry-after: %d\r\n" % (status, phrase, len(body), retry_after_s)
+        )
+
+    def headers(self, given: Iterable[Header]) -> tuple[Header, ...]:
+        """All but those of the body, for a request with these."""
+        return self._retry_after, (b"x-request-id", _id_of(given))
+
+    def response(self, given: Iterable[Header], lines: bytes) -> bytes:
+        """The whole of it, to be written as it is. `lines`: headers of the server's own."""
+        request_id = _id_of(given)
+        return b"%bx-request-id: %b\r\n%b\r\n%b" % (self._head, request_id, lines, self.body)
+
+
+def _id_of(given: Iterable[Header]) -> bytes:
+    """The client's own if it is sane ASCII, as for those that are let in."""
+    for name, value in given:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return value
+    return new_id().encode("ascii")
+
+
+class Intake:
+    """Decides for one process. On its event loop.
+
+    Whoever is let in is under way until `end`.
     """
 
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
-        self._in_time_s = self._late_at_s = -math.inf
-        """When it was so last."""
-        self._is_late, self._is_patient = False, True
-
-    def on_look(self, now: float, late_s: float) -> None:
-        self._is_late = late_s > self._longest_s
-        if self._is_late:
-            self._late_at_s = now
-            self._is_patient = self._is_patient and now - self._in_time_s <= _PATIENCE_S
-        else:
-            self._in_time_s = now
-            self._is_patient = self._is_patient or now - self._late_at_s >= _CALM_S
+    def __init__(
+        self,
+        rules: AdmissionRules,
+        full: Callable[[], QueueFull | None] = lambda: None,
+        generating: Iterable[str] = (),
+    ) -> None:
+        """`full`: why no expert takes anybody on; asked for those that come to `generating`."""
+        self._rules = rules
+        self._full = full
+        self._generating = frozenset(path.encode("ascii") for path in generating)
+        self._congestion = Congestion(rules.longest_lag_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = self._worked_s = 0.0
+        self._waiting: Callable[[], int] = lambda: 0
+        self._refused: dict[str, int] = {"in_flight": 0, "congestion": 0, "lines": 0}
+        self.n_in_flight = 0
 
     @property
-    def is_too_long(self) -> bool:
-        return self._is_late and not self._is_patient
+    def refused(self) -> Mapping[str, int]:
+        """How many were not let in until now, and why."""
+        return self._refused
+
+    def stands_before(self, waiting: Callable[[], int]) -> None:
+        """`waiting`: how many connections nobody has taken over yet."""
+        self._waiting = waiting
+
+    def begin(self, path: bytes) -> Refusal | None:
+        """Lets a POST in, or says why not."""
+        if self.n_in_flight >= self._rules.max_in_flight:
+            self._refused["in_flight"] += 1
+            return _OVERLOADED
+        if not self._congestion.lets_in(self.n_in_flight):
+            self._refused["congestion"] += 1
+            return _OVERLOADED
+        if path in self._generating and (full := self._full()) is not None:
+            self._refused["lines"] += 1
+            return _lines_full(max(1, ceil(min(full.retry_after_s, _LONGEST_WAIT_S))))
+        self.n_in_flight += 1
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._worked_s = time.thread_time()
+            self._congestion.on_look(_clock(), 0.0, 0.0, 0)  # nobody was there to be late for
+            self._look_later(loop)
+        return None
+
+    def keep(self, let_in_s: float) -> Refusal | None:
+        """Has one that was let in go on, or, where it waited for too long, ends it at once."""
+        if self._congestion.keeps(self.n_in_flight, _clock() - let_in_s):
+            return None
+        self.n_in_flight -= 1
+        self._refused["congestion"] += 1
+        return _OVERLOADED
+
+    def end(self) -> None:
+        self.n_in_flight -= 1
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        look_s = self._congestion.look_s
+        self._due_s = _clock() + look_s
+        self._timer = loop.call_later(look_s, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, worked_s = _clock(), time.thread_time()
+        late_s, since_s = max(0.0, now - self._due_s), worked_s - self._worked_s
+        self._congestion.on_look(now, late_s, since_s, self._waiting())
+        self._worked_s = worked_s
+        if self.n_in_flight:
+            self._look_later(loop)
+        else:
+            self._timer = None
 
 
 class Admission:
@@ -73,61 +162,46 @@ class Admission:
     whoever asks how the gateway is gets an answer.
     """
 
-    def __init__(self, app: ASGIApp, rules: AdmissionRules) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake) -> None:
         self._app = app
-        self._rules = rules
-        self._lag = Lag(rules.longest_lag_s)
-        self._timer: asyncio.TimerHandle | None = None
-        self._n_come = 0
-        """Since the last look."""
-        self.n_in_flight = 0
-        self.n_refused = 0
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" and "state" in scope:
+            scope["state"][INTAKE] = self._intake
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        self._n_come += 1
-        if self._is_too_much():
-            self.n_refused += 1
-            await send_body(send, _BODY, 503, _HEADERS)
+        let_in_s = scope.get(LET_IN)
+        if let_in_s is None:
+            refusal = self._intake.begin(scope["path"].encode("utf-8", "replace"))
+        else:
+            refusal = self._intake.keep(let_in_s)
+        if refusal is not None:
+            headers = refusal.headers(scope["headers"])
+            await send_body(send, refusal.body, refusal.status, headers)
             return
-        self.n_in_flight += 1
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._lag.on_look(loop.time(), 0.0)  # nobody was there to be late for
-            self._look_later(loop)
         try:
             await self._app(scope, receive, send)
         finally:
-            self.n_in_flight -= 1
-
-    def _is_too_much(self) -> bool:
-        if self.n_in_flight >= self._rules.max_in_flight:
-            return True
-        return self._lag.is_too_long and self.n_in_flight + self._n_come > _FEW
-
-    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        due_s = loop.time() + _LOOK_S
-        self._timer = loop.call_at(due_s, self._look, loop, due_s)
-
-    def _look(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
-        self._lag.on_look(loop.time(), loop.time() - due_s)
-        if self.n_in_flight or self._n_come:
-            self._n_come = 0
-            self._look_later(loop)
-        else:
-            self._timer = None
+            self._intake.end()
 
 
-_BODY = orjson.dumps(
-    {
-        "error": {
-            "message": "the gateway has more to do than it can; ask again a little later",
-            "type": "server_error",
-            "param": None,
-            "code": "overloaded",
-        }
-    }
+def _body(message: str, kind: str, code: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+_OVERLOADED = Refusal(
+    503,
+    _body(
+        "the gateway has more to do than it can; ask again a little later",
+        "server_error",
+        "overloaded",
+    ),
 )
-_HEADERS = ((b"retry-after", b"%d" % _RETRY_AFTER_S),)
+
+
+@lru_cache(maxsize=1024)
+def _lines_full(retry_after_s: int) -> Refusal:
+    message = "as many requests wait for every expert as may; ask again when a place should be free"
+    return Refusal(429, _body(message, "rate_limit_error", "queue_full"), retry_after_s)

@@ -18,10 +18,11 @@ from coe.composition import Composition
 from coe.errors import ConfigError
 from coe.feedback_log import FeedbackLog
 from coe.scheduling.trace_log import TraceLog
-from coe.service.admission import Admission, AdmissionRules
+from coe.service.admission import Admission
 from coe.service.batches.jobs import BatchJobs
 from coe.service.catalog import Catalog, Health
 from coe.service.completions import read_completions_call
+from coe.service.direct import Direct
 from coe.service.door import Door
 from coe.service.dry_run import DryRun
 from coe.service.embeddings import read_embeddings_call
@@ -30,13 +31,21 @@ from coe.service.feedback import Feedback
 from coe.service.files.routes import FORM_BYTES, PATH, file_routes
 from coe.service.gateway import Gateway
 from coe.service.generation import Generation
-from coe.service.metrics import GatewayMetrics, MetricsRoute, PoolMetrics, kinds_in
-from coe.service.middleware import BodyLimit, ErrorEnvelope, RequestId
+from coe.service.metrics import (
+    OPERATIONS,
+    Collector,
+    GatewayMetrics,
+    MetricsRoute,
+    PoolMetrics,
+    kinds_in,
+)
+from coe.service.middleware import BodyLimit, Envelope
 from coe.service.observing import Observed
 from coe.service.openapi.document import Description
 from coe.service.plain import Plain
 from coe.service.reply import to_json
 from coe.service.responses.route import Responses
+from coe.service.responses.shared_store import kept_in
 from coe.service.settings import ServiceSettings
 from coe.store import Store
 
@@ -69,12 +78,14 @@ def gateway_app(gateway: Gateway) -> Starlette:
         return gateway.composition
 
     metrics = GatewayMetrics(kinds_in(current))
-    scraped = MetricsRoute(PoolMetrics(current, metrics, gateway.site))
+    numbers: Collector = PoolMetrics(current, metrics, gateway.site, gateway.intake)
+    if gateway.seat is not None:
+        numbers = gateway.seat.told(numbers)
+    scraped = MetricsRoute(numbers)
     middleware = [
+        Middleware(Admission, gateway.intake),
         Middleware(Observed, metrics, gateway.log, gateway.tracing),
-        Middleware(Admission, AdmissionRules(settings.max_in_flight, settings.longest_lag_s)),
-        Middleware(RequestId),
-        Middleware(ErrorEnvelope),
+        Middleware(Envelope),
         Middleware(
             BodyLimit,
             settings.max_body_bytes,
@@ -86,6 +97,8 @@ def gateway_app(gateway: Gateway) -> Starlette:
             raise ConfigError("keys are needed and there is no store that keeps them")
         middleware.append(Middleware(Door, gateway.store.keys))
     routes = [*_routes(gateway), Route("/metrics", scraped, methods=["GET"])]
+    posts = {route.path: route.endpoint for route in routes if route.path in OPERATIONS}
+    middleware.append(Middleware(Direct, posts))
     jobs = None
     if gateway.store is not None:
         jobs = BatchJobs(gateway, gateway.store, settings.batches)
@@ -123,7 +136,7 @@ async def _life(gateway: Gateway, jobs: BatchJobs | None, _: Starlette) -> Async
 def _routes(gateway: Gateway) -> list[Route]:
     catalog = Catalog(gateway.composition, gateway.settings)
     health = Health(gateway.composition)
-    responses = Responses()
+    responses = Responses(kept_in(gateway.store))
     return [
         Route("/v1/chat/completions", Generation(gateway), methods=["POST"]),
         Route("/v1/completions", Generation(gateway, read_completions_call), methods=["POST"]),

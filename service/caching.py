@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
 from coe.composition import Composition
-from coe.service.reply import Header, extra_headers
+from coe.service.reply import Header
 from coe.service.similar import NearAsk, Similar, without_ask
 from coe.service.wire import ChatCall
 from coe.store import CachedResponse, ResponseCache, cache_key
@@ -76,9 +76,6 @@ class Caching:
             return cache_key(asked, tenant, revisions, router)
         except (TypeError, ValueError):
             return None
-
-    def recording(self, scope: Scope, send: Send) -> Recording:
-        return Recording(extra_headers(scope), send)
 
     async def keep(self, lookup: Lookup, response: CachedResponse | None) -> None:
         """Keeps the answer to what was looked up; None: there was none, or not all of it."""

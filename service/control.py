@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from coe.service.errors import InvalidRequest
+from coe.store.keys import MOST_URGENT as MOST_URGENT
 
-MOST_URGENT = 10
-"""Priorities go from minus this to this."""
 MOST_EXPERTS = 256
 _PREFIX = b"x-coe-"
 _WHOLE = re.compile(r"[+-]?\d{1,4}")

@@ -38,10 +38,10 @@ class DryRun:
             )
         key = key_of(scope)
         if key is not None:
-            call = within_key(call, key, self._gateway.settings.model_name)
-        decision = await asyncio.to_thread(
-            self._gateway.composition.explain, call.generation, wish_of(call.control)
-        )
+            known = self._gateway.composition.pool.ids
+            call = within_key(call, key, self._gateway.settings.model_name, known)
+        wish = wish_of(call.control, self._gateway.settings.limits.max_recruited)
+        decision = await asyncio.to_thread(self._gateway.composition.explain, call.generation, wish)
         await send_json(
             send,
             {

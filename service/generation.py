@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 from coe.errors import ConfigError, DeadlineExceeded
 from coe.experts import ExpertPool
 from coe.routers.policies import PolicySpec, check_spec
+from coe.routers.policies.catalog import spelt_out
 from coe.service.accounts import Accounts, cost_usd, guessed_usage, limit_headers
 from coe.service.bounds import read_object
-from coe.service.caching import Caching, send_cached
+from coe.service.caching import Caching, Recording, send_cached
 from coe.service.calls import read_call
 from coe.service.control import Control, control_of
 from coe.service.errors import BodyTooSlow, InvalidRequest, ModelNotFound
@@ -66,16 +67,30 @@ class Generation:
             in_time = in_time.for_client(call.timeout_s)
         composition, receipt = gateway.composition, Receipt()
         guess = Usage() if key is None else guessed_usage(raw, len(body), composition.pool)
-        wish = wish_of(call.control)
-        async with self._cached(scope, raw, call, send) as wanted:
-            if wanted is None:
-                return
-            # A client that goes ends its answer, and not what is kept of it.
-            async with self._charged(scope, guess, receipt), while_connected(receive):
-                headers = extra_headers(scope)
-                request_id = scope["coe.request_id"]
-                listener = Listener(wanted, request_id, headers, in_time, telling, aside=send)
-                await Visit(gateway, composition, call, wish, listener, receipt).serve()
+        wish = wish_of(call.control, gateway.settings.limits.max_recruited)
+        caching, lookup = self._caching(), None
+        if caching is not None:
+            lookup = await caching.find(scope["path"], raw, call, tenant_of(scope))
+        if lookup is not None:
+            current_notes().looked_up(lookup.how)
+        if lookup is not None and lookup.response is not None:
+            known = partial(send_cached, send, lookup.response, lookup.how)
+            await self._charged(scope, Usage(), Receipt(), known)
+            return
+        recording = None if lookup is None else Recording(extra_headers(scope), send)
+        wanted = send if recording is None else recording.send
+        headers, request_id = extra_headers(scope), scope["coe.request_id"]
+        listener = Listener(wanted, request_id, headers, in_time, telling, aside=send)
+        visit = Visit(gateway, composition, call, wish, listener, receipt)
+
+        async def serve() -> None:
+            async with while_connected(receive):
+                await visit.serve()
+
+        await self._charged(scope, guess, receipt, serve)
+        if caching is not None and lookup is not None and recording is not None:
+            # Out of reach of a client that goes, who ends its answer and not what is kept of it.
+            await caching.keep(lookup, recording.response)
 
     async def _body(self, receive: Receive, in_time: TimeLimit) -> bytes:
         try:
@@ -84,41 +99,25 @@ class Generation:
         except DeadlineExceeded:
             raise BodyTooSlow(self._gateway.settings.request_timeout_s) from None
 
-    @asynccontextmanager
-    async def _cached(
-        self, scope: Scope, raw: Mapping[str, Any], call: ChatCall, send: Send
-    ) -> AsyncIterator[Send | None]:
-        """Where to send the answer; None where it has been sent, since it was known."""
+    def _caching(self) -> Caching | None:
         gateway = self._gateway
-        lookup = None
-        if gateway.store is not None and gateway.settings.caches:
-            caching = Caching(gateway.store.cache, gateway.composition, gateway.similar)
-            lookup = await caching.find(scope["path"], raw, call, tenant_of(scope))
-        if lookup is None:
-            yield send
-            return
-        current_notes().looked_up(lookup.how)
-        if lookup.response is None:
-            recording = caching.recording(scope, send)
-            yield recording.send
-            await caching.keep(lookup, recording.response)
-            return
-        async with self._charged(scope, Usage(), Receipt()):
-            await send_cached(send, lookup.response, lookup.how)
-        yield None
+        if gateway.store is None or not gateway.settings.caches:
+            return None
+        return Caching(gateway.store.cache, gateway.composition, gateway.similar)
 
-    @asynccontextmanager
-    async def _charged(self, scope: Scope, guess: Usage, receipt: Receipt) -> AsyncIterator[None]:
+    async def _charged(
+        self, scope: Scope, guess: Usage, receipt: Receipt, serve: Callable[[], Awaitable[None]]
+    ) -> None:
         """Takes a request and what it may cost from its key; afterwards logs what came of it."""
         key, store, pool = key_of(scope), self._gateway.store, self._gateway.composition.pool
         began_s = time.monotonic()
         try:
             if key is None or self._accounts is None:
-                yield
+                await serve()
             else:
                 async with self._accounts.charged(key, guess, pool, receipt) as allowance:
                     extra_headers(scope).extend(limit_headers(key, allowance))
-                    yield
+                    await serve()
         finally:
             if store is not None and receipt.experts:
                 store.decisions.add(_logged(scope, receipt, time.monotonic() - began_s, pool))
@@ -128,17 +127,20 @@ def _allowed(
     gateway: Gateway, key: ApiKey, call: ChatCall, telling: Telling
 ) -> tuple[ChatCall, Telling]:
     """The call within what its key may ask. Raises `ModelNotFound` for an expert beyond it."""
-    call = within_key(call, key, gateway.settings.model_name)
+    call = within_key(call, key, gateway.settings.model_name, gateway.composition.pool.ids)
     if key.limits.tpm is not None or key.limits.budget_usd is not None:
         return with_usage(call, telling)
     return call, telling
 
 
-def within_key(call: ChatCall, key: ApiKey, routed_model: str) -> ChatCall:
-    """The call to no other experts than its key may ask. Raises `ModelNotFound`."""
-    ids = key.limits.experts
-    if ids is None:
+def within_key(call: ChatCall, key: ApiKey, routed_model: str, known: Collection[str]) -> ChatCall:
+    """The call to no other experts than its key may ask of those that are there, and no more
+    urgent than that may be. Raises `ModelNotFound`, which names no others.
+    """
+    call = capped(call, key.limits.max_priority)
+    if key.limits.experts is None:
         return call
+    ids = tuple(id_ for id_ in key.limits.experts if id_ in known)
     if call.model != routed_model and call.model not in ids:
         raise ModelNotFound(call.model, (routed_model, *ids))
     wished = call.control.experts
@@ -146,6 +148,13 @@ def within_key(call: ChatCall, key: ApiKey, routed_model: str) -> ChatCall:
     if not left:
         raise InvalidRequest("this key may ask none of these experts", param="coe.experts")
     return replace(call, control=replace(call.control, experts=left))
+
+
+def capped(call: ChatCall, most: int | None) -> ChatCall:
+    """The call at no higher a priority; None: at its own."""
+    if most is None or call.generation.priority <= most:
+        return call
+    return replace(call, generation=replace(call.generation, priority=most))
 
 
 def _logged(scope: Scope, receipt: Receipt, latency_s: float, pool: ExpertPool) -> LoggedDecision:
@@ -164,8 +173,8 @@ def _logged(scope: Scope, receipt: Receipt, latency_s: float, pool: ExpertPool) 
     )
 
 
-def wish_of(control: Control) -> Wish:
-    """Raises `InvalidRequest` for a policy that is none."""
+def wish_of(control: Control, max_recruited: int) -> Wish:
+    """Raises `InvalidRequest` for a policy that is none, or asks for more experts than that."""
     if control.experts is None and control.policy is None:
         return ANY
     spec = None
@@ -175,6 +184,9 @@ def wish_of(control: Control) -> Wish:
             check_spec(spec)
         except ConfigError as error:
             raise InvalidRequest(f"coe.policy: {error.problem}", param="coe.policy") from None
+        if (k := spelt_out(spec).k) > max_recruited:
+            told = f"coe.policy: k is {max_recruited} at most, not {k}"
+            raise InvalidRequest(told, param="coe.policy")
     return Wish(control.experts, spec)
 
 

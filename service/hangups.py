@@ -7,7 +7,9 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from coe.service.lifespan import accompanied
 
 Reload = Callable[[], Awaitable[None]]
 """Reads the configuration again. Tells by itself what came of it, and raises nothing."""
@@ -19,28 +21,13 @@ class Hangups:
     """
 
     def __init__(self, app: ASGIApp, reload: Reload) -> None:
-        self._app = app
+        self._app = accompanied(app, self._listen, self._end)
         self._reload = reload
         self._is_wanted = False
         self._reloading: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-
-        async def watched_receive() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self._end()
-            return message
-
-        async def watched_send(message: Message) -> None:
-            if message["type"] == "lifespan.startup.complete":
-                self._listen()
-            await send(message)
-
-        await self._app(scope, watched_receive, watched_send)
+        await self._app(scope, receive, send)
 
     def hang_up(self) -> None:
         """What the signal does. On the event loop."""
@@ -48,7 +35,7 @@ class Hangups:
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._answer())
 
-    def _listen(self) -> None:
+    async def _listen(self) -> None:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.hang_up)

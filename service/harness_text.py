@@ -114,16 +114,18 @@ def clipped(text: str, n_chars: int) -> str:
 
 def _words(text: str) -> str:
     text = clipped(text, MOST_SCANNED_CHARS)
-    text = _without_blocks(text).strip()
-    asks = [text[block.inside].strip() for block in _blocks(text, _ASK_TAGS)]
-    if any(asks):
-        text = "\n".join(asks)
-    text = _unwrapped(text)
-    for beginning in _BEGINNINGS:
-        text = text.rpartition(beginning)[2]
-    for ending in _ENDINGS:
-        text = text.partition(ending)[0]
-    text = text.strip()
+    if "</" in text:
+        text = _without_blocks(text).strip()
+        asks = [text[block.inside].strip() for block in _blocks(text, _ASK_TAGS)]
+        if any(asks):
+            text = "\n".join(asks)
+        text = _unwrapped(text)
+    if "\n#" in text:
+        for beginning in _BEGINNINGS:
+            text = text.rpartition(beginning)[2]
+        for ending in _ENDINGS:
+            text = text.partition(ending)[0]
+        text = text.strip()
     if text.startswith(_HARNESS_OPENINGS):
         return ""
     return _without_dumps(text).strip()

@@ -64,12 +64,10 @@ def conversation_key(messages: object, tenant: str) -> str | None:
 
 
 def _key(tenant: str, turns: Sequence[tuple[str, list[str]]], first: str) -> str:
-    digest = hashlib.sha256()
-    for field in (_bytes(tenant), _system(turns), _bytes(first)):
-        # Lengths keep what is in one field out of the next.
-        digest.update(b"%d:" % len(field))
-        digest.update(field)
-    return digest.hexdigest()
+    fields = (_bytes(tenant), _system(turns), _bytes(first))
+    # Lengths keep what is in one field out of the next.
+    told = b"".join(b"%d:%b" % (len(field), field) for field in fields)
+    return hashlib.sha256(told).hexdigest()
 
 
 def _system(turns: Iterable[tuple[str, Sequence[str]]]) -> bytes:
@@ -100,14 +98,14 @@ def _turns(messages: object) -> Iterator[tuple[str, list[str]]]:
     for message in messages if isinstance(messages, list | tuple) else ():
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             continue
-        texts = [text for text in _texts(message.get("content")) if text.strip()]
+        content = message.get("content")
+        said = (content,) if isinstance(content, str) else _texts(content)
+        texts = [text for text in said if text and not text.isspace()]
         if texts:
             yield message["role"], texts
 
 
 def _texts(content: object) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
     for part in content if isinstance(content, list | tuple) else ():
         if isinstance(part, str):
             yield part

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from prometheus_client.core import Metric
 
@@ -30,10 +31,7 @@ def pool_families(counts: Counts) -> Iterator[Metric]:
 
 
 def _expert_counters(experts: Mapping[str, ExpertCounts]) -> Iterator[Metric]:
-    def each(name: str, text: str, field: str) -> Metric:
-        values = [((id_,), float(getattr(counts, field))) for id_, counts in experts.items()]
-        return counters(f"coe_expert_{name}", text, _EXPERT, values)
-
+    each = partial(_each, counters, experts)
     yield each("requests", "Requests that an expert was asked.", "requests")
     yield each("answers", "Whole answers of an expert.", "answers")
     yield each("abandoned", "Answers left before their end.", "abandoned")
@@ -55,6 +53,18 @@ def _expert_counters(experts: Mapping[str, ExpertCounts]) -> Iterator[Metric]:
     yield counters("coe_expert_tokens", "Tokens of whole answers.", ("expert", "type"), tokens)
 
 
+def _each(
+    family: Callable[[str, str, tuple[str, ...], Values], Metric],
+    reports: Mapping[str, object],
+    name: str,
+    text: str,
+    field: str,
+) -> Metric:
+    """One field of every expert's report."""
+    values = [((id_,), float(getattr(report, field))) for id_, report in reports.items()]
+    return family(f"coe_expert_{name}", text, _EXPERT, values)
+
+
 def _breakers(experts: Mapping[str, ExpertCounts]) -> Iterator[Metric]:
     states = [
         ((id_, state.value), float(counts.breaker == state.value))
@@ -64,6 +74,15 @@ def _breakers(experts: Mapping[str, ExpertCounts]) -> Iterator[Metric]:
     ]
     text = "1 for the state that an expert's circuit breaker is in, else 0."
     yield gauges("coe_expert_breaker_state", text, ("expert", "state"), states)
+
+
+def admission_families(refused: Mapping[str, int], n_in_flight: int) -> Iterator[Metric]:
+    """Requests that were let in, and those that nobody has read."""
+    text = "Requests that were not let in, by what there was too much of."
+    told = [((reason,), float(n)) for reason, n in refused.items()]
+    yield counters("coe_admission_refusals", text, ("reason",), told)
+    text = "Requests that were let in and are not over."
+    yield gauges("coe_admission_in_flight", text, (), [((), float(n_in_flight))])
 
 
 def site_families(site: SiteReport) -> Iterator[Metric]:
@@ -96,10 +115,7 @@ def _memory(site: SiteReport) -> Iterator[Metric]:
 
 
 def _queues(hosts: Mapping[str, HostingReport]) -> Iterator[Metric]:
-    def each(name: str, text: str, field: str) -> Metric:
-        values = [((id_,), float(getattr(report, field))) for id_, report in hosts.items()]
-        return gauges(f"coe_expert_{name}", text, _EXPERT, values)
-
+    each = partial(_each, gauges, hosts)
     yield each("waiting_requests", "Requests that wait for a hosted expert.", "waiting")
     yield each("oldest_wait_seconds", "How long the first in line has waited.", "oldest_wait_s")
     yield each("running_requests", "Requests that a hosted expert works on.", "running")

@@ -17,8 +17,9 @@ from coe.composition import Composition
 from coe.config.describing import kind_of
 from coe.errors import UnknownExpert
 from coe.scheduling.report import SiteReport
+from coe.service.admission import Intake
 from coe.service.instruments import Counted, Histograms, Level
-from coe.service.metric_families import pool_families, site_families
+from coe.service.metric_families import admission_families, pool_families, site_families
 from coe.service.notes import WatchedCall
 from coe.service.reply import request_header
 
@@ -172,15 +173,19 @@ class PoolMetrics:
         composition: Callable[[], Composition],
         metrics: GatewayMetrics,
         site: Callable[[], SiteReport | None] | None = None,
+        intake: Intake | None = None,
     ) -> None:
         """`composition`: the one at the time. `site`: its dispatcher's `report`."""
         self._composition = composition
         self._metrics = metrics
         self._site = site
+        self._intake = intake
 
     def collect(self) -> Iterable[Metric]:
         yield from pool_families(self._composition().counters)
         yield from self._metrics.families()
+        if self._intake is not None:
+            yield from admission_families(self._intake.refused, self._intake.n_in_flight)
         site = None if self._site is None else self._site()
         if site is not None:
             yield from site_families(site)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from uuid import uuid4
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from coe.ids import new_id
 from coe.service.errors import SHUTTING_DOWN, BodyTooLarge, EncodedBody, ErrorAnswer, answer_for
 from coe.service.notes import notes_of
 from coe.service.reply import extra_headers, request_header, send_json
@@ -21,10 +21,10 @@ from coe.service.reply import extra_headers, request_header, send_json
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
 
 
-class RequestId:
-    """Names every request and answers with the name: the client's own if it is sane ASCII.
+class Envelope:
+    """Names every request, and turns whatever is raised below into an OpenAI error envelope.
 
-    Also the place where `extra_headers` are added to the response.
+    The response carries the name, the client's own if it is sane ASCII, and the `extra_headers`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,49 +34,32 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope) or uuid4().hex.encode()
+        request_id = _given_id(scope) or new_id().encode()
         scope["coe.request_id"] = request_id.decode("ascii")
         extra = extra_headers(scope)
         extra.append((b"x-request-id", request_id))
+        is_started = False
 
-        async def send_with_headers(message: Message) -> None:
+        async def told(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
-
-
-class ErrorEnvelope:
-    """Turns whatever is raised below into an OpenAI error envelope."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        is_started = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal is_started
-            is_started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, watched_send)
+            await self._app(scope, receive, told)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
             if not is_started:
-                await _send_answer(send, SHUTTING_DOWN)
+                await _send_answer(told, SHUTTING_DOWN)
             raise
         except Exception as error:  # noqa: BLE001  the last place before the client
             notes_of(scope).failed(error)
             answer = answer_for(error, scope["coe.request_id"])
             if not is_started:
-                await _send_answer(send, answer)
+                await _send_answer(told, answer)
 
 
 class BodyLimit:
@@ -102,8 +85,11 @@ class BodyLimit:
             raise EncodedBody
         most = self._by_path.get(scope["path"], self._max_body_bytes)
         announced = request_header(scope, b"content-length") or b""
-        if announced.isdigit() and int(announced[:20]) > most:
-            raise BodyTooLarge(most)
+        if announced.isdigit():
+            if int(announced[:20]) > most:
+                raise BodyTooLarge(most)
+            await self._app(scope, receive, send)  # the server reads no more than was announced
+            return
         n_bytes = 0
 
         async def counted_receive() -> Message:

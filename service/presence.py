@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+_UNWATCHED_S = 0.1
+"""Most that are answered at once are over by then, and watching one costs a task."""
 
-@asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the block as soon as the client goes away, and raises `ClientDisconnect` then.
+
+class while_connected:
+    """Cancels the block soon after the client goes away, and raises `ClientDisconnect` then.
 
     For use after the body was read: nothing else may call `receive` meanwhile.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    is_gone = False
 
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
+    __slots__ = ("_is_gone", "_receive", "_task", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_gone = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_S, self._begin)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._is_gone and isinstance(error, asyncio.CancelledError):
+            self._task.uncancel()
+            raise ClientDisconnect from None
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        is_gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not is_gone:
-            raise
-        task.uncancel()
-        raise ClientDisconnect from None
-    finally:
-        watcher.cancel()
+        self._is_gone = True
+        self._task.cancel()

@@ -27,6 +27,7 @@ def to_json(value: object) -> bytes:
         return orjson.dumps(_encodable(value))
 
 
+@lru_cache(maxsize=4096)
 def header_value(*texts: str) -> bytes:
     """The texts as one header may carry them: comma-separated ASCII, at most 512 bytes.
 

@@ -21,6 +21,8 @@ class RequestLimits:
     media_hosts: tuple[str, ...] | None = None
     """Lower-case hosts that experts' servers may be told to fetch images from; None: those of the
     public internet."""
+    max_recruited: int = 16
+    """Experts, or answers, that the policy of a request may ask for."""
     max_inputs: int = 2048
     """Prompts of a completion request, texts of an embedding request, items of a response."""
     max_choices: int = 16

@@ -19,6 +19,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.errors import ConfigError
+from coe.service.accepting import N_AT_ONCE, waiting_at
+from coe.service.admission import INTAKE
 from coe.service.chunks import error_event
 from coe.service.connection import Connection
 from coe.service.errors import SHUTTING_DOWN
@@ -42,12 +44,17 @@ _EXPECTED = (
 )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises `ConfigError` if it cannot be had."""
+def bind(host: str, port: int, *, is_spread: bool = False) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `ConfigError` if it cannot be had.
+
+    `is_spread`: one of several, over which the kernel spreads what comes to the port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_spread:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
@@ -113,13 +120,28 @@ def run(
     """
     with bind(host, port) as listener:
         url = base_url(listener)
-        server = server_for(
+        run_on(
+            listener,
             app,
             shutdown_timeout_s=shutdown_timeout_s,
             on_ready=None if on_ready is None else lambda: on_ready(url),
             on_stopping=on_stopping,
         )
-        server.run(sockets=[listener])
+
+
+def run_on(
+    listener: socket.socket,
+    app: ASGIApp,
+    *,
+    shutdown_timeout_s: int = 10,
+    on_ready: Callable[[], None] | None = None,
+    on_stopping: OnStopping | None = None,
+) -> None:
+    """As `run`, where somebody listens already: other processes may do so on the same socket."""
+    server = server_for(
+        app, shutdown_timeout_s=shutdown_timeout_s, on_ready=on_ready, on_stopping=on_stopping
+    )
+    server.run(sockets=[listener])
 
 
 def base_url(listener: socket.socket) -> str:
@@ -200,6 +222,7 @@ class _Server(uvicorn.Server):
         self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._copies: list[socket.socket] = []
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         _UVICORN.addFilter(_is_unexpected)
@@ -210,7 +233,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        listeners = sockets or []
+        self._copies = [one.dup() for one in listeners for _ in range(N_AT_ONCE - 1)]
+        await super().startup([*listeners, *self._copies] or None)
+        if (intake := self.lifespan.state.get(INTAKE)) is not None:
+            intake.stands_before(lambda: sum(map(waiting_at, listeners)))
         if self.started and self._on_ready is not None:
             self._on_ready()
 
@@ -221,7 +248,7 @@ class _Server(uvicorn.Server):
         if len(self._requests):
             # Their time is up: uvicorn has none left to give.
             self.config.timeout_graceful_shutdown = 0
-        await super().shutdown(sockets)
+        await super().shutdown([*(sockets or []), *self._copies])
         # Whoever was cut off may have yet to say so, and the process may end with this.
         await self._requests.ended(_FAREWELL_S)
 

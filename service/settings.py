@@ -19,8 +19,10 @@ class ServiceSettings:
     """Longest that one request may take in all: arriving, routing, loading and generating."""
     max_in_flight: int = 10_000
     """Requests that one gateway process has under way at once; others are refused unread."""
-    longest_lag_s: float = 0.05
-    """How late the process may be with all that it does before it refuses more."""
+    longest_lag_s: float = 0.02
+    """Work that may stand in line for the process before it refuses more, in seconds of its own
+    processor time.
+    """
     limits: RequestLimits = field(default_factory=RequestLimits)
     """How much one request may ask for."""
     needs_key: bool = False

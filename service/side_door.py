@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from coe.service.lifespan import accompanied
 from coe.service.server import base_url, config_for
 
 _CLOSING_S = 1
@@ -29,29 +30,14 @@ class SideDoor:
         on_ready: Callable[[str], None],
     ) -> None:
         """`listener`: where the one beside is reached. `on_ready` is told its base URL."""
-        self._app = app
+        self._app = accompanied(app, self._open, self._close)
         self._listener = listener
         self._on_ready = on_ready
         self._server = _Unsignalled(config_for(beside, "off", _CLOSING_S))
         self._serving: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-
-        async def watched_receive() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self._close()
-            return message
-
-        async def watched_send(message: Message) -> None:
-            if message["type"] == "lifespan.startup.complete":
-                await self._open()
-            await send(message)
-
-        await self._app(scope, watched_receive, watched_send)
+        await self._app(scope, receive, send)
 
     async def _open(self) -> None:
         self._serving = asyncio.create_task(self._server.serve([self._listener]))

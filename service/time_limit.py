@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from coe.errors import DeadlineExceeded
 
@@ -33,17 +32,36 @@ class TimeLimit:
             return self
         return TimeLimit(self.arrived_s + timeout_s, timeout_s, is_clients=True)
 
-    @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[None]:
+    def __call__(self) -> _InTime:
         """Raises `DeadlineExceeded` out of a block that is not over in time."""
+        return _InTime(self)
+
+    @property
+    def exceeded(self) -> DeadlineExceeded:
+        gateway = "have the gateway's request timeout raised"
+        whose = "allow more time" if self.is_clients else gateway
+        return DeadlineExceeded(
+            f"no whole answer within {self.timeout_s:g} s; lower max_tokens, or {whose}"
+        )
+
+
+class _InTime:
+    __slots__ = ("_limit", "_timeout")
+
+    def __init__(self, limit: TimeLimit) -> None:
+        self._limit = limit
+        self._timeout = asyncio.timeout_at(limit.until_s)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            async with asyncio.timeout_at(self.until_s) as limit:
-                yield
+            await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            if not limit.expired():
-                raise
-            gateway = "have the gateway's request timeout raised"
-            whose = "allow more time" if self.is_clients else gateway
-            raise DeadlineExceeded(
-                f"no whole answer within {self.timeout_s:g} s; lower max_tokens, or {whose}"
-            ) from None
+            raise self._limit.exceeded from None

@@ -66,6 +66,8 @@ def refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 
 def _refuse(raw: Mapping[str, Any], refused: Mapping[str, tuple[object, ...]], place: str) -> None:
+    if refused.keys().isdisjoint(raw):
+        return
     for name in sorted(refused.keys() & raw.keys()):
         neutral = refused[name]
         if raw[name] is None or is_one_of(raw[name], neutral):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
 from starlette.types import Send
@@ -80,8 +80,7 @@ class Visit:
 
     async def serve(self) -> None:
         began_s = time.perf_counter()
-        async with self.listener.in_time():
-            decision = await self._decide()
+        decision = await self._decide()
         notes = current_notes()
         notes.decided(decision, decision.query_id, time.perf_counter() - began_s)
         notes.asks(self.call.generation.ask or "")
@@ -96,6 +95,7 @@ class Visit:
                 await self._stream(decision)
             return
         async with self.listener.in_time(), self._answering(decision) as answer:
+            self._begun(answer, decision)
             whole = await self._whole(answer)
         body = self.listener.telling.whole(whole, decision.query_id, self._model_of(answer))
         await send_body(self.listener.send, body)
@@ -114,7 +114,8 @@ class Visit:
             if not able or (pinned is not None and pinned not in able):
                 raise call.complaint
         if pinned is None and composition.decides_slowly:
-            return await asyncio.to_thread(composition.decide, call.generation, None, self.wish)
+            async with self.listener.in_time():
+                return await asyncio.to_thread(composition.decide, call.generation, None, self.wish)
         return composition.decide(call.generation, pinned, self.wish)
 
     def _check_wish(self, pinned: str | None) -> None:
@@ -126,27 +127,29 @@ class Visit:
                 param="model",
             )
 
-    @asynccontextmanager
-    async def _answering(self, decision: RoutingDecision) -> AsyncIterator[Answering]:
-        """The answer, begun, with headers that tell who gives it.
-
-        Until it has begun they tell who was to give it, so that a failure names them, too.
+    def _answering(self, decision: RoutingDecision) -> AbstractAsyncContextManager[Answering]:
+        """The answer, begun. Until then headers tell who was to give it, so that a failure names
+        them, too.
         """
-        headers, n_before = self.listener.headers, len(self.listener.headers)
-        headers += decision_headers(decision)
+        self.listener.headers.extend(decision_headers(decision, self.wish.experts))
         self.receipt.experts, self.receipt.router = decision.experts, decision.router
-        call, told = self.call, self.comments or UNTOLD
-        async with self.composition.answering(call.generation, decision, self.wish, told) as answer:
-            answered = answer.decision.experts
-            self.receipt.has_begun, self.receipt.shares = True, answer.shares
-            if answered != decision.experts:
-                self.receipt.experts = answered
-                headers[n_before:] = decision_headers(answer.decision)
-                self._traced([id_ for id_ in answered if id_ not in decision.experts])
-            if self.gateway.feedback is not None:
-                ask = call.generation.ask or ""
-                self.gateway.feedback.remember(decision.query_id, ask, decision, answered)
-            yield answer
+        told = self.comments or UNTOLD
+        return self.composition.answering(self.call.generation, decision, self.wish, told)
+
+    def _begun(self, answer: Answering, decision: RoutingDecision) -> None:
+        """From now on headers tell who gives the answer."""
+        answered = answer.decision.experts
+        self.receipt.has_begun, self.receipt.shares = True, answer.shares
+        if answered != decision.experts:
+            self.receipt.experts = answered
+            headers = self.listener.headers
+            told = {name for name, _ in decision_headers(decision)}
+            headers[:] = [header for header in headers if header[0] not in told]
+            headers.extend(decision_headers(answer.decision, self.wish.experts))
+            self._traced([id_ for id_ in answered if id_ not in decision.experts])
+        if self.gateway.feedback is not None:
+            ask = self.call.generation.ask or ""
+            self.gateway.feedback.remember(decision.query_id, ask, decision, answered)
 
     def _traced(self, expert_ids: Sequence[str]) -> None:
         """Whom a request wants: those decided on at once, and who joins them later."""
@@ -182,6 +185,7 @@ class Visit:
         send = listener.send if comments is None else comments.send
         try:
             async with listener.in_time(), self._answering(decision) as answer:
+                self._begun(answer, decision)
                 async for delta in self._checked(answer):
                     events = telling.piece(delta) if is_started else b""
                     if not is_started:

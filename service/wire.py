@@ -213,7 +213,6 @@ def checked_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> Checked
         raise InvalidRequest(
             "stream_options is only allowed together with stream=true", param="stream_options"
         )
-    options = request.stream_options or _StreamOptions()
     if request.coe is not None:
         control = request.coe.control().over(control)
     messages: tuple[Message, ...] = ()
@@ -227,7 +226,7 @@ def checked_fields(raw: Mapping[str, Any], control: Control = UNSAID) -> Checked
         control,
         reason,
         bool(request.stream),
-        bool(options.include_usage),
+        request.stream_options is not None and bool(request.stream_options.include_usage),
     )
 
 

@@ -14,6 +14,7 @@ from coe.encoders import (
 )
 from coe.encoders.static import StaticEncoder
 from coe.engines.base import Engine
+from coe.engines.embedder import EmbedderEngine
 from coe.engines.litellm import LitellmEngine
 from coe.engines.local import LocalEngine
 from coe.engines.local_memory import LocalMemory
@@ -24,6 +25,7 @@ from coe.engines.vllm import VllmEngine
 from coe.engines.vllm_lora import VllmLoraEngine
 from coe.errors import ConfigError
 from coe.experts import (
+    EmbedderSpec,
     Expert,
     LitellmSpec,
     LocalSpec,
@@ -32,6 +34,7 @@ from coe.experts import (
     VllmLoraSpec,
     VllmSpec,
 )
+from coe.retrieval.adapter import AdaptedEncoder, LinearAdapter
 from coe.routing import Encoder
 
 
@@ -90,6 +93,8 @@ def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
         return OpenAIEngine(expert)
     if isinstance(spec, ReplaySpec):
         return ReplayEngine(expert, patience_s)
+    if isinstance(spec, EmbedderSpec):
+        return EmbedderEngine(expert, lambda: embedder_for(spec, config.encoder), patience_s)
     try:
         if isinstance(spec, VllmSpec):
             return VllmEngine(expert, config.state_dir, patience_s)
@@ -98,6 +103,14 @@ def engine_for(expert: Expert, memory: LocalMemory, config: Config) -> Engine:
     except ConfigError as error:
         raise _of_expert(expert, config, error) from None
     return ScriptedEngine(expert, startup_timeout_s=patience_s)
+
+
+def embedder_for(spec: EmbedderSpec, config: EncoderConfig) -> Encoder:
+    """The pool's encoder, with the expert's adapter where it has one."""
+    base = encoder_for(config)
+    if spec.path is None:
+        return base
+    return AdaptedEncoder(base, LinearAdapter.load(Path(spec.path)))
 
 
 def _of_expert(expert: Expert, config: Config, error: ConfigError) -> ConfigError:

@@ -128,6 +128,7 @@ class Operator:
         """One more expert, as it would stand under `experts` in the pool's file. It answers by
         name at once. Raises `ConfigError` that names the key, and has changed nothing then.
         """
+        self._check_alone()
         expert = read_expert(given, self.served.config.file, self.served.config.reliability)
         pool = ExpertPool((*self._composition.pool.experts, expert))
         config = replace(self.served.config, pool=pool)
@@ -149,6 +150,7 @@ class Operator:
         """Takes it out of the pool: nobody is sent to it any more, who waits for it is refused,
         and what runs ends. Whether all that is over in time; it goes on if not.
         """
+        self._check_alone()
         members = self._composition.members
         members.check_removable(expert_id)
         if expert_id == self.served.config.router.aggregator.expert:
@@ -165,6 +167,14 @@ class Operator:
             leaving.add_done_callback(self._retiring.discard)
         members.remove(expert_id)
         return await _in_time(asyncio.shield(leaving), timeout_s)
+
+    def _check_alone(self) -> None:
+        """Raises `RequestError`: the other processes, and who replaces one, go by the file."""
+        if not self.served.is_alone:
+            raise RequestError(
+                "a gateway of several workers has the experts of its file; change them there and "
+                "have it read again (POST /admin/reload)"
+            )
 
     async def _retire(self, expert_id: str, engine: Engine) -> None:
         while _running(self._composition.count_of(expert_id)) > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, fields, replace
 
 from coe.aggregation import Aggregator
@@ -47,10 +47,18 @@ class Reloaded:
 class Reloader:
     """Reads the file of one pool again. Reloads follow one another."""
 
-    def __init__(self, served: Served, reserved: Collection[str] = ("coe",)) -> None:
-        """`reserved`: names that no expert may have."""
+    def __init__(
+        self,
+        served: Served,
+        reserved: Collection[str] = ("coe",),
+        part: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
+        """`reserved`: names that no expert may have. `part`: what of a file this process serves;
+        raises `ConfigError` for one that it cannot.
+        """
         self._served = served
         self._reserved = frozenset(reserved)
+        self._part = part
         self._lock = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -81,7 +89,7 @@ class Reloader:
 
     def _read(self) -> Prepared:
         before = self._served.config
-        config = load_config(before.file)
+        config = self._part(load_config(before.file))
         for name in self._reserved.intersection(config.pool.ids):
             raise ConfigError(
                 f"{name!r} is the name of the model that routes; give the expert another id",

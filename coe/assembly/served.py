@@ -25,6 +25,8 @@ class Served:
     """The composition's, whether it hosts anybody yet or not."""
     memory: LocalMemory
     guards: Guards
+    is_alone: bool = True
+    """Whether no other process serves the same pool behind the same port."""
     experts: dict[str, Expert] = field(init=False)
     """All there have been, by id."""
 

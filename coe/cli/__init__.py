@@ -6,11 +6,13 @@ Exit codes: 0 done, 1 an expert failed, 2 the command, a file or the data is wro
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from coe.cli.ask import ask
 from coe.cli.batch import batch
+from coe.cli.data import data_app
 from coe.cli.eval import eval_app
 from coe.cli.experts import experts_app
 from coe.cli.fit import fit
@@ -32,6 +34,7 @@ app = typer.Typer(
 for command in (init, serve, route, ask, batch, fit, place, analyze, top):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(data_app, name="data")
 app.add_typer(experts_app, name="experts")
 app.add_typer(keys_app, name="keys")
 
@@ -47,10 +50,10 @@ def _root(
         raise typer.Exit
 
 
-def main() -> None:
+def main(run: Callable[[], object] = app) -> None:
     """Runs the command; errors raised on purpose become one line on stderr."""
     try:
-        app()
+        run()
     except (ConfigError, DatasetError, RoutingError) as error:
         _fail(error, 2)
     except CoeError as error:

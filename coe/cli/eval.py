@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coe.cli.beir import beir
+from coe.cli.eval_compare import compare
+from coe.cli.eval_live import ask_live_as, register_live
+from coe.cli.eval_live_options import (
+    AskOption,
+    ConcurrencyOption,
+    HubOption,
+    KeptRunOption,
+    LimitOption,
+    ReadyOption,
+    RetryOption,
+    RunOption,
+    ShotsOption,
+    TemperatureOption,
+    TokensOption,
+)
 from coe.cli.eval_options import (
     AggregatorOption,
     CostOption,
@@ -17,6 +33,7 @@ from coe.cli.eval_options import (
     FitSplitOption,
     HideOption,
     LeaderboardOption,
+    MaybeDataOption,
     PlotOption,
     PolicyOption,
     PoolOption,
@@ -26,9 +43,10 @@ from coe.cli.eval_options import (
     SplitOption,
 )
 from coe.cli.options import DEFAULT_CONFIG, ConfigOption
+from coe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coe.cli.recorded_run import Load, RecordedOptions
     from coe.eval.recorded import RecordedBenchmark
@@ -39,10 +57,15 @@ eval_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+register_live(eval_app)
+eval_app.command("compare")(compare)
+eval_app.command("beir")(beir)
+
 
 @eval_app.command("mmlu-pro")
 def mmlu_pro(
-    data: DataOption,
+    context: typer.Context,
+    data: MaybeDataOption = None,
     split: SplitOption = "test",
     pool: PoolOption = None,
     router: RoutersOption = None,
@@ -60,36 +83,41 @@ def mmlu_pro(
     plot: PlotOption = None,
     json_file: ReportOption = None,
     seed: SeedOption = 0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask the experts of --config; the options below are its.")
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    hub: HubOption = None,
+    run: RunOption = None,
+    ask: AskOption = "routed",
+    shots: ShotsOption = None,
+    limit: LimitOption = None,
+    max_tokens: TokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    concurrency: ConcurrencyOption = 16,
+    ready_timeout: ReadyOption = 60.0,
+    retry_failed: RetryOption = False,
 ) -> None:
-    """Judge routers on recorded answers of real models to MMLU-Pro."""
-    from coe.cli.recorded_run import RecordedOptions
+    """Judge routers on recorded answers of real models to MMLU-Pro, or ask it --live."""
     from coe.eval.datasets import load_mmlu_pro
+
+    if live:
+        ask_live_as("mmlu-pro", context.params)
+        return
+    if data is None:
+        raise ConfigError(
+            "name the folder of recorded answers as --data (docs/data.md), or ask with --live"
+        )
 
     def load(folder: Path, of_split: str, experts: Sequence[str] | str) -> RecordedBenchmark:
         return load_mmlu_pro(folder, of_split, experts, text)
 
-    options = RecordedOptions(
-        benchmark="mmlu-pro",
-        data=data,
-        split=split,
-        pool=pool,
-        routers=router,
-        policies=policy,
-        aggregator=aggregator,
-        fit_data=fit_data,
-        fit_split=fit_split,
-        encoder=encoder,
-        hide_category=hide_category,
-        cost=cost,
-        plot=plot,
-        seed=seed,
-        arguments=tuple(sys.argv[1:]),
-    )
-    _judge(options, load, leaderboard, json_file)
+    _judge(_recorded("mmlu-pro", context.params), load, leaderboard, json_file)
 
 
 @eval_app.command("llmrouter-mix")
 def llmrouter_mix(
+    context: typer.Context,
     data: DataOption,
     split: SplitOption = "test",
     pool: PoolOption = None,
@@ -110,27 +138,9 @@ def llmrouter_mix(
 
     Answers were not recorded, so only policies that ask one expert can be judged.
     """
-    from coe.cli.recorded_run import RecordedOptions
     from coe.eval.datasets import load_llmrouter_mix
 
-    options = RecordedOptions(
-        benchmark="llmrouter-mix",
-        data=data,
-        split=split,
-        pool=pool,
-        routers=router,
-        policies=policy,
-        aggregator=aggregator,
-        fit_data=fit_data,
-        fit_split=fit_split,
-        encoder=encoder,
-        hide_category=hide_category,
-        cost=cost,
-        plot=plot,
-        seed=seed,
-        arguments=tuple(sys.argv[1:]),
-    )
-    _judge(options, load_llmrouter_mix, leaderboard, json_file)
+    _judge(_recorded("llmrouter-mix", context.params), load_llmrouter_mix, leaderboard, json_file)
 
 
 @eval_app.command("zoo")
@@ -149,6 +159,8 @@ def zoo(
     ready_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds to wait for experts before going on without.")
     ] = 60.0,
+    run: KeptRunOption = None,
+    retry_failed: RetryOption = False,
     json_file: ReportOption = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -167,6 +179,8 @@ def zoo(
         concurrency=concurrency,
         ready_timeout_s=ready_timeout,
         seed=seed,
+        run=run,
+        retry_failed=retry_failed,
     )
     result = judge_zoo(options, tuple(sys.argv[1:]))
     out = Output()
@@ -175,6 +189,24 @@ def zoo(
     out.report_json(json_file, result.rows, result.provenance, result.fields, result.failures)
     for line in result.notes:
         out.line(line)
+
+
+def _recorded(benchmark: str, params: Mapping[str, Any]) -> RecordedOptions:
+    """The options of a command on recorded answers, by their names there."""
+    from coe.cli.recorded_run import RecordedOptions
+
+    same = ("data", "split", "pool", "aggregator", "fit_data", "fit_split", "encoder")
+    return RecordedOptions(
+        benchmark=benchmark,
+        routers=params["router"],
+        policies=params["policy"],
+        hide_category=params["hide_category"],
+        cost=params["cost"],
+        plot=params["plot"],
+        seed=params["seed"],
+        arguments=tuple(sys.argv[1:]),
+        **{name: params[name] for name in same},
+    )
 
 
 def _judge(

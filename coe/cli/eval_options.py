@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from coe.routers.policies import PolicySpec
 
 DataOption = Annotated[Path, typer.Option(help="Folder of recorded answers; see docs/data.md.")]
+MaybeDataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of recorded answers, or of questions; see docs/data.md."),
+]
 SplitOption = Annotated[str, typer.Option(help="Split to judge on.")]
 PoolOption = Annotated[
     str | None,

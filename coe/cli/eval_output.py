@@ -11,6 +11,7 @@ from rich.console import Console
 from coe.errors import ConfigError
 from coe.eval.board_report import LEGEND, board_caption, board_table, boards_json
 from coe.eval.harness import Row
+from coe.eval.judges.winrates import WinRate
 from coe.eval.leaderboard import Board
 from coe.eval.live import Failure
 from coe.eval.report import (
@@ -19,8 +20,12 @@ from coe.eval.report import (
     report_json,
     rows_caption,
     rows_table,
+    strict_json,
     write_report,
 )
+from coe.eval.run_report import contrasts_table, standings_table, win_rates_table
+from coe.eval.runs.comparing import Contrast
+from coe.eval.runs.recording import Standing
 
 _WIDTH = 140
 """Of a file or a pipe, which has none to fit into."""
@@ -44,6 +49,18 @@ class Output:
 
     def fields(self, fields: FieldMatrix) -> None:
         self._console.print(field_table(fields, "Accuracy by field, %"))
+
+    def standings(self, standings: Sequence[Standing], title: str) -> None:
+        self._console.print(standings_table(standings, title))
+
+    def win_rates(self, rates: Sequence[WinRate]) -> None:
+        self._console.print(win_rates_table(rates))
+
+    def contrasts(self, contrasts: Sequence[Contrast]) -> None:
+        self._console.print(contrasts_table(contrasts))
+
+    def json(self, file: Path, report: Mapping[str, Any]) -> None:
+        self._write(file, strict_json(report))
 
     def boards(self, boards: Sequence[Board], cost: str) -> None:
         for board in boards:

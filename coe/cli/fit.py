@@ -22,6 +22,10 @@ OutcomesOption = Annotated[
     Path | None,
     typer.Option(help="Recorded outcomes (parquet); default: `router.outcomes` of the file."),
 ]
+FromRunOption = Annotated[
+    Path | None,
+    typer.Option(help="Fit on the answers of this run of `coe eval`, in place of --outcomes."),
+]
 ScorerOption = Annotated[
     str | None, typer.Option(help="Scorer to fit; default: `router.scorer` of the file.")
 ]
@@ -59,6 +63,7 @@ GuardOption = Annotated[
 def fit(
     config: ConfigOption = DEFAULT_CONFIG,
     outcomes: OutcomesOption = None,
+    from_run: FromRunOption = None,
     scorer: ScorerOption = None,
     split: SplitOption = "train",
     out: OutOption = None,
@@ -71,7 +76,7 @@ def fit(
     """Fit a router on recorded outcomes, and on feedback."""
     from coe.assembly import Fitting, configured_kind
     from coe.cli.fit_check import checked
-    from coe.cli.fit_data import fit_data
+    from coe.cli.fit_data import fit_data, run_outcomes
     from coe.config import load_config
 
     loaded = load_config(config)
@@ -80,6 +85,8 @@ def fit(
     configured_kind(loaded)  # a wrong name is told before any data is read
     if from_feedback and feedback is None:
         feedback = _configured_feedback(loaded)
+    if from_run is not None:
+        outcomes = run_outcomes(from_run, outcomes)
     data = fit_data(loaded, outcomes or loaded.router.outcomes, split, feedback)
     fitting = Fitting(loaded, data.table, annotator, annotations)
     artifact = fitting.artifact()

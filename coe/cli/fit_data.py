@@ -45,6 +45,17 @@ def fit_data(config: Config, outcomes: Path | None, split: str, feedback: Path |
     return FitData(recorded, recorded.n_queries, str(outcomes))
 
 
+def run_outcomes(run: Path, outcomes: Path | None) -> Path:
+    """The outcomes of a finished run of `coe eval`. Raises `ConfigError`, `DatasetError`."""
+    from coe.eval.runs.folder import RunFolder
+
+    if outcomes is not None:
+        raise ConfigError("--from-run and --outcomes both say what to fit on; leave one out")
+    folder = RunFolder(run)
+    folder.read_results()
+    return folder.outcomes
+
+
 def _with_feedback(
     config: Config, recorded: OutcomeTable | None, outcomes: Path | None, feedback: Path
 ) -> FitData:

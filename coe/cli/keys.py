@@ -43,6 +43,9 @@ def create(
     budget_usd: Annotated[float | None, typer.Option(help="Most dollars in a period.")] = None,
     budget_period: Annotated[str, typer.Option(help="day, month (of UTC) or total.")] = "month",
     experts: Annotated[str | None, typer.Option(help="Those it may ask: a,b")] = None,
+    max_priority: Annotated[
+        int | None, typer.Option(help="Highest that its requests go at, -10 to 10.")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="How long it lives: 90m, 12h, 30d.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     state_dir: StateOption = None,
@@ -52,7 +55,7 @@ def create(
     from coe.store import KeyLimits
 
     asked = None if experts is None else tuple(part.strip() for part in experts.split(","))
-    limits = KeyLimits(rpm, tpm, budget_usd, budget_period, asked)  # type: ignore[arg-type]
+    limits = KeyLimits(rpm, tpm, budget_usd, budget_period, asked, max_priority)  # type: ignore[arg-type]
     folder = _folder(config, state_dir, asked)
     asyncio.run(_create(folder, redis, name, limits, _lifetime_s(expires)))
 
@@ -161,6 +164,8 @@ def _limits(limits: KeyLimits) -> str:
         parts.append(f"${limits.budget_usd:g} {per}")
     if limits.experts is not None:
         parts.append(f"only {', '.join(limits.experts)}")
+    if limits.max_priority is not None:
+        parts.append(f"priority {limits.max_priority} at most")
     return "".join(f", {part}" for part in parts)
 
 

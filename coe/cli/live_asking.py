@@ -14,9 +14,11 @@ from coe.composition import Composition
 from coe.config import Config
 from coe.engines.base import Engine
 from coe.errors import CoeError
+from coe.eval.asking import LiveSettings
 from coe.eval.datasets import QuestionSet
-from coe.eval.live import LiveRun, LiveSettings, RoutedRun, run_live, run_routed
+from coe.eval.live import LiveRun, run_live
 from coe.eval.readiness import unready
+from coe.eval.routed import RoutedRun, run_routed
 from coe.scheduling.planned_pool import PlannedPool, Standing
 
 if TYPE_CHECKING:
@@ -30,8 +32,13 @@ async def asked_live(
     composition, engines, pool = _loaded(config, routes)
     n_queries = len(questions.queries)
     try:
-        settings = await _settings(config, engines, options, pool)
-        asked = _Asked(n_queries * len(config.pool), "asked of every expert", pool)
+        settings = LiveSettings(
+            concurrency=options.concurrency,
+            ready_timeout_s=config.startup_timeout_s,
+            without=await unready_experts(config, engines, options.ready_timeout_s, pool),
+            planned=pool,
+        )
+        asked = Asked(n_queries * len(config.pool), "asked of every expert", pool)
         async with watched(asked.moment):
             live = await run_live(
                 engines, config.pool, questions.queries, questions.grade, settings, asked
@@ -39,7 +46,7 @@ async def asked_live(
         if composition is None:
             return live, None
         hidden = [replace(query, category=None) for query in questions.queries]
-        asked = _Asked(n_queries, "routed and asked", pool)
+        asked = Asked(n_queries, "routed and asked", pool)
         async with watched(asked.moment):
             routed = await run_routed(composition, hidden, questions.grade, settings, asked)
         return live, routed
@@ -57,7 +64,7 @@ def _loaded(
     return composition, dict(composition.engines), pool
 
 
-class _Asked:
+class Asked:
     """Counts what is asked, and tells how far that is."""
 
     def __init__(self, total: int, what: str, pool: PlannedPool | None) -> None:
@@ -75,13 +82,13 @@ class _Asked:
         return Moment(done, self._n_done / max(1, self._total), None, standing)
 
 
-async def _settings(
+async def unready_experts(
     config: Config,
     engines: Mapping[str, Engine],
-    options: ZooOptions,
+    ready_timeout_s: float,
     pool: PlannedPool | None,
-) -> LiveSettings:
-    """Experts that are not ready are told at once and left out.
+) -> dict[str, CoeError]:
+    """Experts that are not ready are told at once, to be left out. Raises where none is.
 
     Those that a plan brings are not waited for: what keeps one from coming is told of its queries.
     """
@@ -90,18 +97,10 @@ async def _settings(
     if others:
         with progress_bar("waiting for the experts", 1):
             without = await unready(
-                engines,
-                config.pool.subset(others),
-                options.ready_timeout_s,
-                config.startup_timeout_s,
+                engines, config.pool.subset(others), ready_timeout_s, config.startup_timeout_s
             )
     if len(without) == len(config.pool):
         raise next(iter(without.values()))
     for error in without.values():
         print(f"left out: {error}", file=sys.stderr)
-    return LiveSettings(
-        concurrency=options.concurrency,
-        ready_timeout_s=config.startup_timeout_s,
-        without=without,
-        planned=pool,
-    )
+    return without

@@ -15,7 +15,7 @@ _FIT = re.compile(r"`coe fit(?! -c)(?=[ `])")
 _given_config = ContextVar("given_config", default=DEFAULT_CONFIG)
 
 
-def _remembered(file: Path) -> Path:
+def remembered(file: Path) -> Path:
     _given_config.set(file)
     return file
 
@@ -23,7 +23,7 @@ def _remembered(file: Path) -> Path:
 ConfigOption = Annotated[
     Path,
     typer.Option(
-        "--config", "-c", help="The pool's file.", envvar="COE_CONFIG", callback=_remembered
+        "--config", "-c", help="The pool's file.", envvar="COE_CONFIG", callback=remembered
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from coe.store import Store
 
 
-def open_state(config: Config, say: Callable[[str], None]) -> Store | None:
-    """Raises `ConfigError`, which says what to change.
+def open_state(
+    config: Config, say: Callable[[str], None], worker: int | None = None
+) -> Store | None:
+    """Raises `ConfigError`, which says what to change. `worker`: one of several processes, for
+    which the store is held.
 
     A gateway of which no state is wanted does without where another one has it open.
     """
@@ -25,7 +28,7 @@ def open_state(config: Config, say: Callable[[str], None]) -> Store | None:
 
     told = config.gateway
     redis_url = _redis_url(config)
-    settings = StoreSettings(path=config.state_dir / FOLDER, redis_url=redis_url)
+    settings = StoreSettings(config.state_dir / FOLDER, redis_url, worker=worker)
     if told.cache_s is not None:
         settings = replace(settings, cache_ttl_s=told.cache_s)
     try:

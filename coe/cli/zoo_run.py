@@ -13,18 +13,17 @@ from coe.assembly import encoder_for, load_router, spec_for
 from coe.cli.eval_options import check_routers
 from coe.cli.fitting import fitted_entrants
 from coe.cli.live_asking import asked_live
+from coe.cli.live_run import LiveOptions, run_live_benchmark
 from coe.cli.served import ServedRouter
 from coe.config import Config, load_config
 from coe.errors import ConfigError, DatasetError
-from coe.eval.datasets import RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
+from coe.eval.benchmarks.zoo import zoo_benchmark
+from coe.eval.datasets import QuestionSet, RecordedBenchmark, load_outcomes, load_zoo, save_outcomes
 from coe.eval.entrants import judge
+from coe.eval.files import replace_file
 from coe.eval.harness import Judged, Row, evaluate
 from coe.eval.judging import check_aggregator, comparable
-from coe.eval.live import (
-    Failure,
-    LiveRun,
-    RoutedRun,
-)
+from coe.eval.live import Failure
 from coe.eval.provenance import Origin, provenance
 from coe.eval.report import FieldMatrix, field_matrix
 from coe.outcomes import OutcomeTable
@@ -49,6 +48,9 @@ class ZooOptions:
     concurrency: int
     ready_timeout_s: float
     seed: int
+    run: Path | None = None
+    """Folder that keeps every answer, so that the run can be gone on with; None keeps none."""
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,9 +78,7 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
     questions = load_zoo(None if options.split == "all" else options.split)
     recorded = None if options.split == "all" else _recorded(config)
     served = load_router(config) if options.routers is None and recorded else None
-    live, routed = asyncio.run(asked_live(config, questions, options, served is not None))
-    if options.record is not None:
-        save_outcomes(live.table, options.record, questions.splits, live.further)
+    live = _asked(config, options, questions, arguments, served is not None)
     is_test = np.array(questions.splits) == "test"
     answered = live.table.rows(is_test)
     fitted_on = recorded or live.table.rows(~is_test)
@@ -104,9 +104,52 @@ def judge_zoo(options: ZooOptions, arguments: tuple[str, ...]) -> ZooResult:
         rows,
         field_matrix(answered),
         {**provenance(origin), "category": "hidden"},
-        live.failures + (routed.failures if routed else ()),
-        _notes(live, routed, options, served),
+        live.failures,
+        _notes(live, options, served),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What came of asking."""
+
+    table: OutcomeTable
+    failures: tuple[Failure, ...]
+    routed: Sequence[float]
+    """Score of what came out of routing each query; NaN where nothing did."""
+
+
+def _asked(
+    config: Config,
+    options: ZooOptions,
+    questions: QuestionSet,
+    arguments: tuple[str, ...],
+    routes: bool,
+) -> _Asked:
+    if options.run is None:
+        live, routed = asyncio.run(asked_live(config, questions, options, routes))
+        if options.record is not None:
+            save_outcomes(live.table, options.record, questions.splits, live.further)
+        failures = live.failures + (routed.failures if routed else ())
+        return _Asked(live.table, failures, routed.scores if routed else ())
+    asked = LiveOptions(
+        options.config,
+        options.run,
+        "both" if routes else "all",
+        None,
+        0.0,
+        options.seed,
+        options.concurrency,
+        options.ready_timeout_s,
+        options.retry_failed,
+        arguments,
+    )
+    split = None if options.split == "all" else options.split
+    result = run_live_benchmark(zoo_benchmark(split), asked)
+    if options.record is not None:
+        copied = result.folder.outcomes.read_bytes()
+        replace_file(options.record, lambda file: file.write_bytes(copied))
+    return _Asked(result.recorded.table, result.recorded.failures, result.recorded.routed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,23 +228,22 @@ def _judged(
     ]
 
 
-def _notes(
-    live: LiveRun, routed: RoutedRun | None, options: ZooOptions, served: Router | None
-) -> tuple[str, ...]:
+def _notes(live: _Asked, options: ZooOptions, served: Router | None) -> tuple[str, ...]:
     notes = []
     guard = served.scorer if served is not None else None
     if isinstance(guard, JudgedScorer) and not guard.is_kept:
         verdict = guard.verdict
         notes.append(f"guard: {verdict}, so {verdict.best_single} answers everything")
-    if routed is not None:
-        measured = [score for score in routed.scores if score == score]
+    if len(live.routed):
+        measured = [score for score in live.routed if score == score]
         notes.append(
             f"routed end to end: {100 * sum(measured) / max(1, len(measured)):.1f} % "
-            f"of {len(measured)} answers, {len(routed.failures)} failures"
+            f"of {len(measured)} answers, {len(live.routed) - len(measured)} failures"
         )
     if live.failures:
         first = live.failures[0]
         notes.append(f"{len(live.failures)} answers failed, the first: {first.error}")
-    if options.record is not None:
-        notes.append(f"every answer is in {options.record}")
+    kept = options.record or options.run
+    if kept is not None:
+        notes.append(f"every answer is in {kept}")
     return tuple(notes)

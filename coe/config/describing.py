@@ -12,6 +12,7 @@ from coe.config.addresses import checked_url
 from coe.config.complaints import config_error
 from coe.config.guarding import expert_reliability
 from coe.config.schema import (
+    EmbedderModel,
     EngineModel,
     ExpertModel,
     FileModel,
@@ -25,6 +26,7 @@ from coe.config.schema import (
 )
 from coe.errors import ConfigError
 from coe.experts import (
+    EmbedderSpec,
     EngineSpec,
     Expert,
     Footprint,
@@ -45,6 +47,7 @@ ROUTED_MODEL = "coe"
 
 
 _KINDS: Mapping[type[EngineSpec], str] = {
+    EmbedderSpec: "embedder",
     LitellmSpec: "litellm",
     LocalSpec: "local",
     OpenAISpec: "openai",
@@ -129,11 +132,15 @@ def _engine(parsed: EngineModel, file: Path, key: str) -> EngineSpec:
         return LitellmSpec(**values)
     if isinstance(parsed, ScriptedModel):
         return ScriptedSpec(**values)
+    if parsed.path is None:
+        return EmbedderSpec()
     path = resolved(parsed.path, file)
     if not path.exists():
         raise ConfigError(f"no such file or folder: {path}", file=str(file), key=f"{key}.path")
     if isinstance(parsed, ReplayModel):
         return ReplaySpec(str(path))
+    if isinstance(parsed, EmbedderModel):
+        return EmbedderSpec(str(path))
     if isinstance(parsed, VllmLoraModel):
         return VllmLoraSpec(parsed.base, str(path))
     return replace(LocalSpec(**values), path=str(path))

@@ -90,6 +90,11 @@ class GatewayModel(Strict):
     media_hosts: list[str] | None = None
 
 
+class EmbedderModel(Strict):
+    kind: Literal["embedder"]
+    path: str | None = Field(None, min_length=1)
+
+
 class LocalModel(Strict):
     kind: Literal["local"]
     path: str = Field(min_length=1)
@@ -152,7 +157,8 @@ class LitellmModel(Strict):
 
 
 EngineModel = Annotated[
-    LitellmModel
+    EmbedderModel
+    | LitellmModel
     | LocalModel
     | OpenAIModel
     | ReplayModel
@@ -233,6 +239,7 @@ class FileModel(Strict):
 
 
 ENGINES: Mapping[str, type[Strict]] = {
+    "embedder": EmbedderModel,
     "litellm": LitellmModel,
     "local": LocalModel,
     "openai": OpenAIModel,

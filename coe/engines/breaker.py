@@ -40,6 +40,15 @@ class Call:
     is_trial: bool = False
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """What ended within a tenth of the window."""
+
+    since_s: float
+    n_calls: int = 0
+    n_failed: int = 0
+
+
 class Breaker:
     """Counts outcomes and decides. Every call that passed ends with exactly one `on_end`."""
 
@@ -52,7 +61,7 @@ class Breaker:
         """Moments at which something failed, since the last answer."""
         self._failed_s = -math.inf
         self.n_openings = 0
-        self._buckets: deque[list[float]] = deque()
+        self._buckets: deque[_Bucket] = deque()
         self._epoch = 0
         self._state = BreakerState.CLOSED
         self._open_s = rules.open_s
@@ -137,11 +146,14 @@ class Breaker:
             self.n_in_a_row += 1
             self._failed_s = now
         width_s = self.rules.window_s / _BUCKETS
-        if not self._buckets or now >= self._buckets[-1][0] + width_s:
-            self._buckets.append([now, 0, 0])
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += not ok
-        while self._buckets[0][0] <= now - self.rules.window_s:
-            self._buckets.popleft()
-        self.n_calls = int(sum(bucket[1] for bucket in self._buckets))
-        self.n_failed = int(sum(bucket[2] for bucket in self._buckets))
+        if not self._buckets or now >= self._buckets[-1].since_s + width_s:
+            self._buckets.append(_Bucket(now))
+        newest = self._buckets[-1]
+        newest.n_calls += 1
+        newest.n_failed += not ok
+        self.n_calls += 1
+        self.n_failed += not ok
+        while self._buckets[0].since_s <= now - self.rules.window_s:
+            oldest = self._buckets.popleft()
+            self.n_calls -= oldest.n_calls
+            self.n_failed -= oldest.n_failed

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
-from coe.engines.base import Engine, closing_stream
+from coe.engines.base import Engine, closing_stream, whole_of
 from coe.engines.breaker import Breaker, BreakerState, Call
 from coe.engines.wrapping import WrappingEngine
 from coe.errors import CoeError, EngineError, UpstreamError
@@ -67,6 +67,19 @@ class BreakingEngine(WrappingEngine):
             raise
         finally:
             self._breaker.on_end(self._clock(), call, ok)
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        call = self._admitted()
+        ok: bool | None = None
+        try:
+            deltas = await whole_of(self.inner, request)
+            ok = bool(deltas) and deltas[-1].finish_reason is not None
+        except CoeError as error:
+            ok = False if is_the_experts(error) else None
+            raise
+        finally:
+            self._breaker.on_end(self._clock(), call, ok)
+        return deltas
 
     async def stop(self, timeout_s: float) -> None:
         # First: what a stop cuts off is no failure, and what starts after it has not failed yet.

@@ -95,4 +95,14 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Dead, and not yet reaped: what it held went when it died, whoever dawdles over the body."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # The name of the program stands before this in brackets, and may hold any.
+    return text.rpartition(")")[2].split()[0] in "ZX"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from coe.engines.base import closing_stream
+from coe.engines.base import closing_stream, whole_of
 from coe.engines.wrapping import WrappingEngine
 from coe.errors import UpstreamTimeout
 from coe.types import Delta, GenerationRequest
@@ -20,12 +20,31 @@ class ImpatientEngine(WrappingEngine):
     breaker, which are to hear of it, and not around an expert that has to be loaded first.
     """
 
-    async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        deltas, patience_s = self.inner.stream(request), request.patience_s
+        if patience_s is None or math.isinf(patience_s):
+            return deltas
+        return self._soon(deltas, patience_s)
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
         patience_s = request.patience_s
-        async with closing_stream(self.inner.stream(request)) as deltas:
-            if patience_s is not None and not math.isinf(patience_s):
-                for delta in await self._beginning(deltas, patience_s):
-                    yield delta
+        if patience_s is None or math.isinf(patience_s):
+            return await whole_of(self.inner, request)
+        try:
+            async with asyncio.timeout(patience_s) as limit:
+                return await whole_of(self.inner, request)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._too_late(patience_s) from None
+
+    def _too_late(self, patience_s: float) -> UpstreamTimeout:
+        return UpstreamTimeout(self.expert_id, patience_s, "first word")
+
+    async def _soon(self, deltas: AsyncIterator[Delta], patience_s: float) -> AsyncIterator[Delta]:
+        async with closing_stream(deltas):
+            for delta in await self._beginning(deltas, patience_s):
+                yield delta
             async for delta in deltas:
                 yield delta
 
@@ -40,5 +59,5 @@ class ImpatientEngine(WrappingEngine):
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise UpstreamTimeout(self.expert_id, patience_s, "first word") from None
+            raise self._too_late(patience_s) from None
         return beginning

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from coe.engines.base import Engine, closing_stream
+from coe.engines.base import Engine, closing_stream, whole_of
 from coe.engines.wrapping import WrappingEngine
 from coe.errors import DeadlineExceeded, QueueFull, UpstreamError
 from coe.types import Delta, GenerationRequest
@@ -51,6 +51,26 @@ class LimitedEngine(WrappingEngine):
         self.n_in_flight = 0
         self.n_waiting = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever comes now is turned away."""
+        return self.n_in_flight >= self._max_in_flight and self.n_waiting >= self._max_queued
+
+    @property
+    def wait_s(self) -> float:
+        """Until there should be a place for the next one that is turned away."""
+        held_s = _UNMEASURED_S if self._held_s is None else self._held_s
+        return max(0.001, (self._n_turned_away + 1) * held_s / self._max_in_flight)
+
+    def turned_away(self) -> QueueFull:
+        """What to tell one more. Those turned away one after the other are sent back so."""
+        wait_s = self.wait_s
+        self._n_turned_away += 1
+        return QueueFull(
+            f"{self.n_waiting} requests already wait for expert {self.expert_id!r}",
+            round(wait_s, 3),
+        )
+
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         async with (
             self._place(request),
@@ -58,6 +78,10 @@ class LimitedEngine(WrappingEngine):
         ):
             async for delta in deltas:
                 yield delta
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        async with self._place(request):
+            return await whole_of(self.inner, request)
 
     async def stop(self, timeout_s: float) -> None:
         # First, so that the places which the stop frees do not start the engine anew.
@@ -75,7 +99,7 @@ class LimitedEngine(WrappingEngine):
             # Nobody waits: a place that comes free while somebody does is never given back.
             self.n_in_flight += 1
         elif self.n_waiting >= self._max_queued:
-            raise self._full()
+            raise self.turned_away()
         else:
             await self._wait_before_deadline(request)
         since_s = self._clock()
@@ -136,12 +160,24 @@ class LimitedEngine(WrappingEngine):
         before_s = held_s if self._held_s is None else self._held_s
         self._held_s = before_s + _SMOOTHING * (held_s - before_s)
 
-    def _full(self) -> QueueFull:
-        """Those turned away one after the other are sent back one after the other."""
-        self._n_turned_away += 1
-        held_s = _UNMEASURED_S if self._held_s is None else self._held_s
-        wait_s = max(0.001, self._n_turned_away * held_s / self._max_in_flight)
-        return QueueFull(
-            f"{self.n_waiting} requests already wait for expert {self.expert_id!r}",
-            round(wait_s, 3),
-        )
+
+def all_full(engines: Iterable[Engine]) -> QueueFull | None:
+    """What to tell whoever would be turned away by any of them, by the one that has a place first.
+    None where somebody might be taken on.
+    """
+    first: LimitedEngine | None = None
+    for engine in engines:
+        bound = _bound_of(engine)
+        if bound is None or not bound.is_full:
+            return None
+        if first is None or bound.wait_s < first.wait_s:
+            first = bound
+    return None if first is None else first.turned_away()
+
+
+def _bound_of(engine: Engine) -> LimitedEngine | None:
+    layer: object = engine
+    # Asked on every request; an instance check against a protocol costs ten times as much.
+    while layer is not None and not isinstance(layer, LimitedEngine):
+        layer = getattr(layer, "inner", None)
+    return layer

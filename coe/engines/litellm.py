@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from coe.engines.chat_fields import api_key, chat_fields
 from coe.engines.completion_stream import CompletionReader
 from coe.engines.litellm_errors import failure_of
 from coe.engines.sse import ServerSentEvent
@@ -113,39 +114,21 @@ class LitellmEngine(SelfStarting):
             raise failure_of(self._expert, error, self._spec.timeout_s, key) from None
 
     def _arguments(self, request: GenerationRequest) -> dict[str, object]:
-        params, spec = request.params, self._spec
+        spec = self._spec
         arguments: dict[str, object] = {
             **spec.params,
+            **chat_fields(self._expert, request),
             "model": spec.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": params.max_tokens or self._expert.max_tokens,
-            "temperature": params.temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
             "timeout": spec.timeout_s,
             "num_retries": 0,
             "max_retries": 0,
         }
-        if params.top_p != 1.0:
-            arguments["top_p"] = params.top_p
-        if params.seed is not None:
-            arguments["seed"] = params.seed
-        if params.stop:
-            arguments["stop"] = list(params.stop)
         if (key := self._key()) is not None:
             arguments["api_key"] = key
         return arguments
 
     def _key(self) -> str | None:
-        name = self._spec.api_key_env
-        if name is None:
-            return None
-        key = os.environ.get(name)
-        if not key:
-            raise StartupError(
-                self.expert_id, f"the environment variable {name} with its API key is not set"
-            )
-        return key
+        return api_key(self.expert_id, self._spec.api_key_env)
 
     async def _start(self) -> None:
         self._key()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp
 import orjson
 
-from coe.engines.base import EngineState
+from coe.engines.base import EngineState, listed
+from coe.engines.chat_fields import api_key, chat_fields
 from coe.engines.completion_stream import CompletionReader, error_message, refusal
 from coe.engines.endpoint import Endpoint, Sleep, problem_of
-from coe.engines.raw_answer import RAW_ROUTES, raw_deltas
+from coe.engines.raw_answer import RAW_ROUTES, raw_stream, whole_answer
 from coe.engines.sse import EventTooLong, SSEParser
 from coe.engines.starting import SelfStarting
 from coe.engines.upstream_busy import UpstreamBusy, busy_until
@@ -21,7 +21,6 @@ from coe.errors import (
     CoeError,
     ConfigError,
     ContextOverflow,
-    StartupError,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -32,6 +31,7 @@ SessionFactory = Callable[[OpenAISpec], aiohttp.ClientSession]
 
 _DRAIN_S = 0.5
 _MAX_ERROR_BYTES = 64 * 1024
+_TROUBLES = (TimeoutError, EventTooLong, RuntimeError, aiohttp.ClientError, OSError)
 
 
 def open_session(spec: OpenAISpec) -> aiohttp.ClientSession:
@@ -87,18 +87,51 @@ class OpenAIEngine(SelfStarting):
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """A raw request is posted as it is, and its answer handed on as it comes."""
-        body = self._body(request) if request.raw is None else self._raw_body(request.raw)
-        raw, timeout_s = request.raw, self._spec.timeout_s
-        read = self._deltas if raw is None else raw_deltas(self.expert_id, raw, timeout_s)
+        if request.raw is not None and not request.raw.is_streamed:
+            for delta in await self.whole(request):
+                yield delta
+            return
         # One session from first to last: a stream that `stop` ends must not open another.
         session = self._opened()
-        async with (
-            self._translated_errors(session),
-            self._open_answer(session, request, body) as response,
-        ):
-            async for delta in read(response.content):
-                yield delta
-            await _drain(response)
+        read = self._deltas if request.raw is None else self._passed
+        try:
+            async with self._head_in_time():
+                response = await self._answer(session, request)
+            try:
+                self._settle(session, EngineState.READY)
+                async for delta in read(response.content):
+                    yield delta
+                await _drain(response)
+            finally:
+                response.close()  # which is what cancels the work
+        except _TROUBLES as error:
+            raise self._translated(error, session) from None
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        """An answer that is not streamed comes when it is whole, so that one that is not can still
+        be asked for elsewhere; and in time, however often a byte of it comes.
+        """
+        if request.raw is None or request.raw.is_streamed:
+            return await listed(self.stream(request))
+        session = self._opened()
+        try:
+            async with self._head_in_time() as limit:
+                response = await self._answer(session, request)
+                limit.reschedule(asyncio.get_running_loop().time() + self._spec.timeout_s)
+                try:
+                    self._settle(session, EngineState.READY)
+                    return await whole_answer(self.expert_id, response.content)
+                finally:
+                    response.close()
+        except _TROUBLES as error:
+            raise self._translated(error, session) from None
+
+    def _head_in_time(self) -> asyncio.Timeout:
+        """For the head of an answer, all of it: one that drips would never be silent."""
+        return asyncio.timeout(self._spec.connect_timeout_s + self._spec.timeout_s)
+
+    def _passed(self, content: aiohttp.StreamReader) -> AsyncIterator[Delta]:
+        return raw_stream(self.expert_id, content)
 
     async def _deltas(self, content: aiohttp.StreamReader) -> AsyncIterator[Delta]:
         reader = CompletionReader(self.expert_id)
@@ -111,34 +144,32 @@ class OpenAIEngine(SelfStarting):
                 break
         yield reader.end()
 
-    @asynccontextmanager
-    async def _open_answer(
-        self,
-        session: aiohttp.ClientSession,
-        request: GenerationRequest,
-        body: dict[str, object],
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The server's accepted answer; closing its connection is what cancels the work."""
-        response = await self._posted(session, request, body)
+    async def _answer(
+        self, session: aiohttp.ClientSession, request: GenerationRequest
+    ) -> aiohttp.ClientResponse:
+        """The server's accepted answer. Raises what it says in place of one."""
+        body = self._body(request) if request.raw is None else self._raw_body(request.raw)
         try:
-            error = await self._refusal(response)
-            is_our_limit = request.raw is None and request.params.max_tokens is None
-            if isinstance(error, ContextOverflow) and is_our_limit:
-                # The expert's own limit did not fit after this prompt; what is left does.
-                response.close()
-                del body["max_tokens"]
-                response = await self._posted(session, request, body)
-                error = await self._refusal(response)
-            if error is not None:
-                raise error
-            self._settle(session, EngineState.READY)
-            yield response
+            return await self._accepted(session, request, body)
+        except ContextOverflow:
+            if request.raw is not None or request.params.max_tokens is not None:
+                raise
+        # The expert's own limit did not fit after this prompt; what is left does.
+        del body["max_tokens"]
+        return await self._accepted(session, request, body)
+
+    async def _accepted(
+        self, session: aiohttp.ClientSession, request: GenerationRequest, body: dict[str, object]
+    ) -> aiohttp.ClientResponse:
+        response = await self._post(session, request, body)
+        if response.status == 200:
+            return response
+        try:
+            raise await self._refusal(response)
         finally:
             response.close()
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> CoeError | None:
-        if response.status == 200:
-            return None
+    async def _refusal(self, response: aiohttp.ClientResponse) -> CoeError:
         status, body = response.status, self._without_key(await _error_body(response))
         wait_s = busy_until(status, response.headers)
         if wait_s is not None:
@@ -146,70 +177,41 @@ class OpenAIEngine(SelfStarting):
             return UpstreamBusy(self.expert_id, words, status, wait_s)
         return refusal(self._expert, status, body)
 
-    async def _posted(
-        self, session: aiohttp.ClientSession, request: GenerationRequest, body: dict[str, object]
-    ) -> aiohttp.ClientResponse:
-        """The head of its answer, all of it in time: one that drips would never be silent."""
-        async with asyncio.timeout(self._spec.connect_timeout_s + self._spec.timeout_s):
-            return await self._post(session, request, body)
-
     async def _post(
         self, session: aiohttp.ClientSession, request: GenerationRequest, body: dict[str, object]
     ) -> aiohttp.ClientResponse:
         route = "chat/completions" if request.raw is None else request.raw.route
+        headers = {**dict(request.trace), "Content-Type": "application/json"}
         return await session.post(
             f"{self._endpoint.base_url}/{route}",
             data=orjson.dumps(body),
-            headers={
-                **dict(request.trace),
-                "Content-Type": "application/json",
-                **self._authorization(),
-            },
+            headers={**headers, **self._authorization()},
             # A redirect would carry the key to a place the configuration does not name.
             allow_redirects=False,
         )
 
-    @asynccontextmanager
-    async def _translated_errors(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
-        """Turns what aiohttp and the parser raise into what an engine may raise."""
+    def _translated(self, error: Exception, session: aiohttp.ClientSession) -> Exception:
+        """What aiohttp and the parser raise, as what an engine may raise."""
         url = self._endpoint.shown_url
-        try:
-            yield
-        except aiohttp.ConnectionTimeoutError:
+        if isinstance(error, EventTooLong):
+            return UpstreamError(self.expert_id, f"{url} sent too much: {error}")
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
             self._settle(session, EngineState.FAILED)
-            raise UpstreamTimeout(
-                self.expert_id, self._spec.connect_timeout_s, "connection to its server"
-            ) from None
-        except TimeoutError:
-            raise UpstreamTimeout(self.expert_id, self._spec.timeout_s) from None
-        except EventTooLong as error:
-            raise UpstreamError(self.expert_id, f"{url} sent too much: {error}") from None
-        except aiohttp.ClientConnectorError as error:
-            # So that the next `ensure_ready` looks again whether the server is there.
-            self._settle(session, EngineState.FAILED)
-            raise UpstreamError(
-                self.expert_id,
-                f"cannot reach {url}: {problem_of(error)}; start that server, or correct base_url",
-            ) from None
-        except RuntimeError:
+            connect_s = self._spec.connect_timeout_s
+            return UpstreamTimeout(self.expert_id, connect_s, "connection to its server")
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(self.expert_id, self._spec.timeout_s)
+        if isinstance(error, RuntimeError):
             # What aiohttp raises to a reader whose session was closed.
             if not session.closed:
-                raise
-            raise UpstreamError(self.expert_id, "was stopped while it answered") from None
-        except aiohttp.InvalidURL as error:
-            raise UpstreamError(
-                self.expert_id, f"{url} cannot be used: {problem_of(error)}; correct base_url"
-            ) from None
-        except (aiohttp.ClientError, OSError) as error:
-            self._settle(session, EngineState.FAILED)
-            # aiohttp tells of a body without its end in terms of transfer encodings.
-            is_body_cut = isinstance(error, aiohttp.ClientPayloadError)
-            detail = "" if is_body_cut else f" ({problem_of(error)})"
-            raise UpstreamError(
-                self.expert_id,
-                f"its server at {url} cut the connection before the answer was whole{detail}; "
-                "see whether that server still runs and what its log says, then ask again",
-            ) from None
+                return error
+            return UpstreamError(self.expert_id, "was stopped while it answered")
+        if isinstance(error, aiohttp.InvalidURL):
+            problem = f"{url} cannot be used: {problem_of(error)}; correct base_url"
+            return UpstreamError(self.expert_id, problem)
+        # So that the next `ensure_ready` looks again whether the server is there.
+        self._settle(session, EngineState.FAILED)
+        return UpstreamError(self.expert_id, _broken(error, url))
 
     @property
     def _model(self) -> str:
@@ -219,22 +221,7 @@ class OpenAIEngine(SelfStarting):
         return {**raw.fields, "model": self._model}
 
     def _body(self, request: GenerationRequest) -> dict[str, object]:
-        params = request.params
-        body: dict[str, object] = {
-            "model": self._model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": params.max_tokens or self._expert.max_tokens,
-            "temperature": params.temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if params.top_p != 1.0:
-            body["top_p"] = params.top_p
-        if params.seed is not None:
-            body["seed"] = params.seed
-        if params.stop:
-            body["stop"] = list(params.stop)
-        return body
+        return {"model": self._model, **chat_fields(self._expert, request)}
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -247,15 +234,8 @@ class OpenAIEngine(SelfStarting):
             self._lifecycle.state = state
 
     def _authorization(self) -> dict[str, str]:
-        name = self._spec.api_key_env
-        if name is None:
-            return {}
-        key = os.environ.get(name)
-        if not key:
-            raise StartupError(
-                self.expert_id, f"the environment variable {name} with its API key is not set"
-            )
-        return {"Authorization": f"Bearer {key}"}
+        key = api_key(self.expert_id, self._spec.api_key_env)
+        return {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def _without_key(self, body: bytes) -> bytes:
         """Some servers repeat a key that they refuse, and their words are logged or told on."""
@@ -266,6 +246,19 @@ class OpenAIEngine(SelfStarting):
         headers = self._authorization()
         session = self._opened()
         await self._endpoint.wait(session, headers, self._sleep, self._lifecycle.meet)
+
+
+def _broken(error: Exception, url: str) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        problem = problem_of(error)
+        return f"cannot reach {url}: {problem}; start that server, or correct base_url"
+    # aiohttp tells of a body without its end in terms of transfer encodings.
+    is_body_cut = isinstance(error, aiohttp.ClientPayloadError)
+    detail = "" if is_body_cut else f" ({problem_of(error)})"
+    return (
+        f"its server at {url} cut the connection before the answer was whole{detail}; "
+        "see whether that server still runs and what its log says, then ask again"
+    )
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:

@@ -6,9 +6,8 @@ anew. What counts is read from the last events, after they have gone on.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import orjson
@@ -16,7 +15,7 @@ import orjson
 from coe.engines.completion_stream import CompletionReader
 from coe.engines.sse import SSEParser
 from coe.errors import UpstreamError
-from coe.types import Delta, FinishReason, RawRequest, Usage
+from coe.types import Delta, FinishReason, Usage
 
 RAW_ROUTES = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 """What OpenAI-compatible servers answer to. Those that do not know one of them say so."""
@@ -32,43 +31,24 @@ _DONE_BYTES = 64
 class Pieces(Protocol):
     """The body of a response, as it arrives."""
 
-    def iter_any(self) -> AsyncIterator[bytes]: ...
+    async def readany(self) -> bytes:
+        """Empty at the end."""
+        ...
 
 
-def raw_deltas(
-    expert_id: str, raw: RawRequest, timeout_s: float | None = None
-) -> Callable[[Pieces], AsyncIterator[Delta]]:
-    """How to read the answer to a raw request. Raises `UpstreamError` while it is read.
-
-    An answer that is not streamed comes when it is whole, so that one that is not can still be
-    asked for elsewhere. Raises `TimeoutError` where that takes longer than `timeout_s`, however
-    often a byte of it comes.
-    """
-
-    async def streamed(content: Pieces) -> AsyncIterator[Delta]:
-        stream = RawStream(expert_id)
-        async for chunk in content.iter_any():
-            yield stream.read(chunk)
-            if stream.is_done:
-                break
-        yield stream.end()
-
-    async def whole(content: Pieces) -> AsyncIterator[Delta]:
-        body = bytearray()
-        async with asyncio.timeout(timeout_s):
-            async for chunk in content.iter_any():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    problem = f"answered with more than {MAX_BODY_BYTES} bytes"
-                    raise UpstreamError(expert_id, problem)
-        for delta in whole_answer(expert_id, bytes(body)):
-            yield delta
-
-    return streamed if raw.is_streamed else whole
+async def raw_stream(expert_id: str, content: Pieces) -> AsyncIterator[Delta]:
+    """Server-sent events as they arrive. Raises `UpstreamError` for a stream that is not whole."""
+    stream = RawStream(expert_id)
+    while chunk := await content.readany():
+        yield stream.read(chunk)
+        if stream.is_done:
+            break
+    yield stream.end()
 
 
-def whole_answer(expert_id: str, body: bytes) -> tuple[Delta, Delta]:
-    """A response that came whole, and its end. Raises `UpstreamError` unless it is an object."""
+async def whole_answer(expert_id: str, content: Pieces) -> tuple[Delta, Delta]:
+    """A response that comes whole, and its end. Raises `UpstreamError` unless it is an object."""
+    body = await _whole_body(expert_id, content)
     try:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -76,6 +56,18 @@ def whole_answer(expert_id: str, body: bytes) -> tuple[Delta, Delta]:
     if not isinstance(answer, dict) or answer.get("error"):
         raise _no_answer(expert_id, body)
     return Delta(raw=body), Delta(finish_reason=_reason(answer), usage=_usage(answer))
+
+
+async def _whole_body(expert_id: str, content: Pieces) -> bytes:
+    chunks: list[bytes] = []
+    n_bytes = 0
+    while chunk := await content.readany():
+        chunks.append(chunk)
+        n_bytes += len(chunk)
+        if n_bytes > MAX_BODY_BYTES:
+            problem = f"answered with more than {MAX_BODY_BYTES} bytes"
+            raise UpstreamError(expert_id, problem)
+    return b"".join(chunks)
 
 
 class RawStream:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from coe.engines.base import Engine, closing_stream
+from coe.engines.base import Engine, closing_stream, whole_of
 from coe.engines.upstream_busy import retry_after_of
 from coe.engines.wrapping import WrappingEngine
 from coe.errors import CoeError, UpstreamError, UpstreamTimeout
@@ -83,10 +83,7 @@ class RetryingEngine(WrappingEngine):
         self.n_retries = 0
 
     async def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        if self._owns_budget:
-            self._budget.on_request()
-        n_stops = self._n_stops
-        n_retries = 0
+        n_stops, n_retries = self._begin(), 0
         has_begun = False
         while True:
             try:
@@ -95,19 +92,43 @@ class RetryingEngine(WrappingEngine):
                         has_begun = True
                         yield delta
                 return
-            except (UpstreamError, UpstreamTimeout) as caught:
-                error = caught
-                if has_begun or not is_passing(error) or n_stops != self._n_stops:
+            except (UpstreamError, UpstreamTimeout) as error:
+                if has_begun:
                     raise
-                pause_s = self._pause_s(error, n_retries, request)
-                if pause_s is None:
-                    raise
+                failure = error
+            await self._pause(failure, request, n_stops, n_retries)
             n_retries += 1
-            self.n_retries += 1
-            _LOG.info("asking again in %.3g s, as %s", pause_s, error)
-            await self._sleep(pause_s)
-            if n_stops != self._n_stops:
-                raise error
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        n_stops, n_retries = self._begin(), 0
+        while True:
+            try:
+                return await whole_of(self.inner, request)
+            except (UpstreamError, UpstreamTimeout) as error:
+                failure = error
+            await self._pause(failure, request, n_stops, n_retries)
+            n_retries += 1
+
+    def _begin(self) -> int:
+        """How often it was stopped before this request."""
+        if self._owns_budget:
+            self._budget.on_request()
+        return self._n_stops
+
+    async def _pause(
+        self, error: CoeError, request: GenerationRequest, n_stops: int, n_retries: int
+    ) -> None:
+        """Until the next try. Raises the error where there is to be none."""
+        if not is_passing(error) or n_stops != self._n_stops:
+            raise error
+        pause_s = self._pause_s(error, n_retries, request)
+        if pause_s is None:
+            raise error
+        self.n_retries += 1
+        _LOG.info("asking again in %.3g s, as %s", pause_s, error)
+        await self._sleep(pause_s)
+        if n_stops != self._n_stops:
+            raise error
 
     async def stop(self, timeout_s: float) -> None:
         self._n_stops += 1

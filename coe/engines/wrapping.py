@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from coe.engines.base import Engine, EngineState
+from coe.engines.base import Engine, EngineState, listed
+from coe.types import Delta, GenerationRequest
 
 
 @runtime_checkable
@@ -64,6 +65,14 @@ class WrappingEngine:
     @property
     def state(self) -> EngineState:
         return self.inner.state
+
+    def stream(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """What the wrapper is there for."""
+        raise NotImplementedError
+
+    async def whole(self, request: GenerationRequest) -> Sequence[Delta]:
+        """As `coe.engines.base.whole_of` has it."""
+        return await listed(self.stream(request))
 
     async def ensure_ready(self, timeout_s: float) -> None:
         await self.inner.ensure_ready(timeout_s)

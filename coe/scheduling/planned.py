@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coe.errors import CoeError
-from coe.scheduling.admission import shutting_down
+from coe.scheduling.admission import removed, shutting_down
 from coe.scheduling.effects import Effects
 from coe.scheduling.itinerary import Itinerary, PlannedEviction, Visit
-from coe.scheduling.lane import Lane
+from coe.scheduling.lane import Departure, Lane
 from coe.scheduling.plan import Group, Plan, Stage, Start
 from coe.scheduling.planner import PlanRules, plan
 from coe.scheduling.scheduler import SwapScheduler
@@ -83,13 +83,14 @@ class PlannedScheduler(SwapScheduler):
             self._hand_over(now, lane)
 
     def on_arrival(self, now: float, ticket: Ticket) -> None:
-        """1. Nothing is planned, or a deadline presses: as the base decides.
+        """1. Nothing is planned, a deadline presses, or its expert goes: as the base decides.
         2. Its expert's visit goes on: likewise.
         3. It is held until the visit.
         4. No visit is left for it: if its expert is there it joins, else it is planned for.
         """
         lane = self._lane(ticket.expert_id)
-        if not self._is_planning or ticket.deadline_s is not None:
+        is_going = lane.departure is Departure.FOR_GOOD
+        if not self._is_planning or ticket.deadline_s is not None or is_going:
             super().on_arrival(now, ticket)  # (1)
             return
         visit = self._next_visit(lane)
@@ -107,7 +108,8 @@ class PlannedScheduler(SwapScheduler):
             self._advance(now)  # (4)
 
     def on_cancel(self, now: float, ticket: Ticket) -> None:
-        held = self._held[self._lane(ticket.expert_id).expert_id]
+        lane = self._roster.get(ticket.expert_id)
+        held = {} if lane is None else self._held[lane.expert_id]
         if held.pop(ticket.id, None) is None:
             super().on_cancel(now, ticket)
         else:
@@ -135,9 +137,23 @@ class PlannedScheduler(SwapScheduler):
         self._advance(now)
 
     def on_finish(self, now: float, ticket: Ticket, ok: bool = True) -> None:
+        lane = self._roster.lane_of_granted(ticket.id, ticket.expert_id)
         super().on_finish(now, ticket, ok)
-        if not self._lane(ticket.expert_id).line:
+        if lane is None or not lane.line:
             self._advance(now)
+
+    def on_remove(self, now: float, expert_id: str) -> None:
+        """Who is held for it is refused, too, and the plan goes on without it."""
+        host = self._lane(expert_id).expert_id
+        super().on_remove(now, expert_id)
+        held = self._held[host]
+        for ticket in [one for one in held.values() if one.expert_id == expert_id]:
+            del held[ticket.id]
+            self._refuse(ticket, removed(expert_id))
+        itinerary = self._policy.itinerary
+        if itinerary is not None and host == expert_id:
+            itinerary.end([visit for visit in itinerary.left if visit.expert_id == host])
+        self._advance(now)
 
     def on_tick(self, now: float) -> None:
         super().on_tick(now)

@@ -191,13 +191,15 @@ class SwapScheduler:
         self, now: float, placements: Mapping[str, tuple[tuple[str, ...], ...]]
     ) -> None:
         """From their next load on these experts go nowhere but there; nothing that runs or is
-        decided is disturbed. Raises `ConfigError` for a place that is none of an expert's own.
+        decided is disturbed. One that was removed while they were thought of is passed over.
+        Raises `ConfigError` for a place that is none of an expert's own.
         """
-        for expert_id, places in placements.items():
+        here = {id_: places for id_, places in placements.items() if id_ in self._roster}
+        for expert_id, places in here.items():
             tenant = self._lane(expert_id).tenant
             if not places or not set(places) <= set(self.site.placements(tenant)):
                 raise ConfigError(f"{places} are no placements of expert {expert_id!r}")
-        self._switching.place(placements)
+        self._switching.place(here)
         self._decide(now)
 
     def on_tick(self, now: float) -> None:

@@ -89,6 +89,20 @@ class RoomFinder:
             return (target.devices,)
         return self.chosen.get(target.expert_id) or self._site.placements(target.tenant)
 
+    def is_stranded(self, sleeper: Lane) -> bool:
+        """Whether it can wake nowhere any more: pinned experts have come to where it sleeps."""
+        for device in sleeper.devices:
+            kept_gib = sum(
+                lane.tenant.gib
+                for lane in self._memory.holders((device,))
+                if lane.tenant.pinned
+                and lane.departure is None
+                and lane.residency in (Residency.LOADING, Residency.AWAKE)
+            )
+            if sleeper.tenant.gib > self._site.devices[device] - kept_gib + SLACK_GIB:
+                return True
+        return False
+
     def find(self, target: Lane, now: float, bid: Bid, blocked: Collection[str] = ()) -> Search:
         """The least costly swap that this bid justifies. `blocked` devices are kept for others."""
         best: Swap | None = None

@@ -76,6 +76,8 @@ class Switching:
         if known is not None and now < self.again_at_s and lane.line.weight < GROWTH * known:
             return
         if self._is_candidate(lane, now):
+            if self._pinned and self._is_freed(now, lane):
+                return
             if known is None and len(lane.line) == 1:
                 self._rooms.round = self._rooms.round.joined_by(lane)
             bid = bid_of(lane, now, self._rules, self._rooms.round)
@@ -90,6 +92,7 @@ class Switching:
         if self.is_shut:
             self._send_all_away(now)
             return []
+        self._free_stranded(now)
         self._weighed.clear()
         self._blocked = frozenset()
         self._rooms.round = round_of(self._lanes)
@@ -134,6 +137,18 @@ class Switching:
             self._wake_by(now, lane.retry_at_s)
             return False
         return True
+
+    def _free_stranded(self, now: float) -> None:
+        """A sleeper wakes where it sleeps. Where it cannot, it goes to disk, and from there
+        anywhere.
+        """
+        for lane in list(self._wanting.values()) if self._pinned else ():
+            if lane.line and self._is_candidate(lane, now):
+                self._is_freed(now, lane)
+
+    def _is_freed(self, now: float, lane: Lane) -> bool:
+        is_stranded = lane.residency is Residency.ASLEEP and self._rooms.is_stranded(lane)
+        return is_stranded and self._moves.begin_leave(now, lane, to_disk=True)
 
     def _try(self, lane: Lane, now: float, bid: Bid, blocked: Collection[str]) -> bool:
         search = self._rooms.find(lane, now, bid, blocked)

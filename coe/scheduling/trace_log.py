@@ -6,17 +6,18 @@ A thread of its own writes, so that whoever adds a line never waits for a disk.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import orjson
 
+from coe.append_lock import AppendLock, claim
 from coe.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class TraceLog:
     """Appends a line for each decision, at most `every_s` after it. Thread-safe.
 
     Lines come in the order they were added. What does not fit the queue or the file is left out,
-    which is logged once: serving goes on. One process at a time.
+    which is logged once: serving goes on. One process at a time, unless all of them share it.
     """
 
     def __init__(
@@ -37,10 +38,14 @@ class TraceLog:
         max_bytes: int = 256 * _MIB,
         every_s: float = 0.25,
         clock: Callable[[], float] = time.time,
+        *,
+        is_shared: bool = False,
     ) -> None:
         """Raises `ConfigError` if the file cannot be written."""
         try:
-            self._fd = _opened(file)
+            self._lock = AppendLock(file) if is_shared else None
+            with self._lock or nullcontext():
+                self._fd = _opened(file, is_shared)
         except OSError as error:
             problem = f"cannot be written: {error.strerror}"
             raise ConfigError(problem, file=str(file), key="trace") from None
@@ -71,6 +76,8 @@ class TraceLog:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+        if self._lock is not None:
+            self._lock.close()
 
     def _write_all(self) -> None:
         is_last = False
@@ -84,14 +91,18 @@ class TraceLog:
 
     def _append(self, lines: bytes) -> None:
         try:
-            begin = os.fstat(self._fd).st_size
-            if begin + len(lines) > self._max_bytes:
-                self._lost(f"it has reached its limit of {self._max_bytes} bytes; move it away")
-            elif os.write(self._fd, lines) < len(lines):
-                os.ftruncate(self._fd, begin)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with self._lock or nullcontext():
+                self._append_alone(lines)
         except OSError as error:
             self._lost(str(error))
+
+    def _append_alone(self, lines: bytes) -> None:
+        begin = os.fstat(self._fd).st_size
+        if begin + len(lines) > self._max_bytes:
+            self._lost(f"it has reached its limit of {self._max_bytes} bytes; move it away")
+        elif os.write(self._fd, lines) < len(lines):
+            os.ftruncate(self._fd, begin)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _lost(self, why: str) -> None:
         if not self._has_lost:
@@ -99,10 +110,10 @@ class TraceLog:
         self._has_lost = True
 
 
-def _opened(file: Path) -> int:
+def _opened(file: Path, is_shared: bool) -> int:
     fd = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(fd, is_shared)
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             os.write(fd, b"\n")  # what a power cut left half must not spoil the next line, too

@@ -9,7 +9,9 @@ from coe.store.batches import Batches, BatchOver, BatchState, StoredBatch, Unkno
 from coe.store.cache import CachedResponse, ResponseCache, cache_key
 from coe.store.decisions import DecisionsLog, LoggedDecision
 from coe.store.files import Files, FileTooLarge, StoredFile, UnknownFile
+from coe.store.holding import Hold, held_store
 from coe.store.keys import ApiKey, KeyLimits, Keys
+from coe.store.ledger_responses import LedgerResponses
 from coe.store.limits import Allowance, Limits
 from coe.store.opening import Store, StoreHealth, open_keys, open_store
 from coe.store.settings import FOLDER, SemanticSettings, StoreSettings
@@ -26,8 +28,10 @@ __all__ = [
     "DecisionsLog",
     "FileTooLarge",
     "Files",
+    "Hold",
     "KeyLimits",
     "Keys",
+    "LedgerResponses",
     "Limits",
     "LoggedDecision",
     "Reservation",
@@ -43,6 +47,7 @@ __all__ = [
     "UnknownBatch",
     "UnknownFile",
     "cache_key",
+    "held_store",
     "open_keys",
     "open_store",
 ]

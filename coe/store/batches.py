@@ -86,6 +86,8 @@ class StoredBatch:
     n_total: int = 0
     n_completed: int = 0
     n_failed: int = 0
+    output_lifetime_s: float | None = None
+    """How long what it writes is kept, as far as its client said."""
 
     @property
     def is_over(self) -> bool:
@@ -112,6 +114,7 @@ class Batches:
         endpoint: str,
         window: str = "24h",
         metadata: Mapping[str, str] | None = None,
+        output_lifetime_s: float | None = None,
     ) -> StoredBatch:
         """A batch that is validating. Durable on return."""
         now = self._clock()
@@ -126,6 +129,7 @@ class Batches:
             now + window_s(window),
             dict(metadata or {}),
             {"validating": now},
+            output_lifetime_s=output_lifetime_s,
         )
         await self._database.write(lambda connection: connection.execute(_INSERT, _row(batch)))
         return batch

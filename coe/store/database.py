@@ -53,7 +53,7 @@ class Database:
         """Creates the file, or takes it to this release's schema. Raises `ConfigError`."""
         self.file = file
         self._max_queued = max_queued
-        self._lock_fd = _locked(file) if is_exclusive else -1
+        self._lock_fd = locked(file) if is_exclusive else -1
         try:
             self._writing = _connected(file)
         except BaseException:
@@ -264,8 +264,10 @@ def _connection(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
 
-def _locked(file: Path) -> int:
-    """Of a file beside it: closing any descriptor of its own would undo SQLite's locks."""
+def locked(file: Path) -> int:
+    """A descriptor that holds the lock of a file beside it: closing any of its own would undo
+    SQLite's locks. Raises `ConfigError` if another process has it.
+    """
     import fcntl
 
     beside = file.with_name(f"{file.name}.lock")

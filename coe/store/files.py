@@ -60,16 +60,22 @@ class Files:
     """The files of all tenants, each of which sees its own."""
 
     def __init__(
-        self, database: Database, folder: Path, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        sweeps: bool = True,
     ) -> None:
-        """Sweeps the folder, which is for this alone. Blocks. Raises `ConfigError`."""
+        """Sweeps bytes without a row out of the folder, which is for this alone. Blocks. Raises
+        `ConfigError`. Not `sweeps`: another process may be writing such bytes just now.
+        """
         self._database = database
         self._folder = folder
         self._clock = clock
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            known = database.read_now(_ids)
-            for path in folder.iterdir():
+            known = database.read_now(_ids) if sweeps else set[str]()
+            for path in folder.iterdir() if sweeps else ():
                 if path.name not in known:
                     path.unlink()
         except OSError as error:
@@ -102,7 +108,14 @@ class Files:
             _remove(path)
             raise
 
-    async def adopt(self, tenant: str, filename: str, purpose: str, path: Path) -> StoredFile:
+    async def adopt(
+        self,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        path: Path,
+        lifetime_s: float | None = None,
+    ) -> StoredFile:
         """Moves a file of ours in, from the same file system. Durable on return."""
         file_id = _new_id()
         kept = self._folder / file_id
@@ -111,7 +124,7 @@ class Files:
         except OSError as error:
             raise StoreError(f"{path} cannot be kept as a file: {error}") from None
         try:
-            return await self._add(file_id, tenant, filename, purpose, n_bytes, None)
+            return await self._add(file_id, tenant, filename, purpose, n_bytes, lifetime_s)
         except StoreError:
             await asyncio.to_thread(os.replace, kept, path)
             raise

@@ -25,6 +25,8 @@ Period = Literal["day", "month", "total"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 MOST_ASKED = 10**9
 """Of requests or tokens a minute."""
+MOST_URGENT = 10
+"""Priorities go from minus this to this."""
 KNOWN_S = 1.0
 """A key that was revoked elsewhere is refused this much later at most."""
 UNKNOWN_S = 0.1
@@ -33,8 +35,8 @@ UNKNOWN_S = 0.1
 _TOKEN = re.compile(rb"coe-[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _COLUMNS = (
-    "id, digest, name, created_s, rpm, tpm, budget_usd, budget_period, experts, expires_s, "
-    "revoked_s"
+    "id, digest, name, created_s, rpm, tpm, budget_usd, budget_period, experts, max_priority, "
+    "expires_s, revoked_s"
 )
 
 
@@ -51,6 +53,8 @@ class KeyLimits:
     """When the budget renews: each day or month of UTC, or never."""
     experts: tuple[str, ...] | None = None
     """Those it may ask."""
+    max_priority: int | None = None
+    """The highest that its requests go at, whatever they ask for."""
 
     def __post_init__(self) -> None:
         for name, value in (("rpm", self.rpm), ("tpm", self.tpm)):
@@ -63,6 +67,9 @@ class KeyLimits:
             raise ConfigError(problem, key="budget_period")
         if self.experts is not None and not all(self.experts):
             raise ConfigError("has an empty name in it", key="experts")
+        if self.max_priority is not None and abs(self.max_priority) > MOST_URGENT:
+            problem = f"must be -{MOST_URGENT} to {MOST_URGENT}, not {self.max_priority}"
+            raise ConfigError(problem, key="max_priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,7 @@ class SqliteKeys:
 
         def job(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "
+                f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) "
                 "ON CONFLICT (id) DO UPDATE SET revoked_s = "
                 "coalesce(min(revoked_s, excluded.revoked_s), revoked_s, excluded.revoked_s)",
                 rows,
@@ -235,6 +242,8 @@ def to_record(key: ApiKey) -> dict[str, Any]:
     """For JSON. `from_record` reads it."""
     record = asdict(key)
     record["digest"] = key.digest.hex()
+    if key.limits.max_priority is None:
+        del record["limits"]["max_priority"]  # replicas of an earlier release know no such thing
     return record
 
 
@@ -250,7 +259,8 @@ def from_record(record: dict[str, Any]) -> ApiKey:
 def _row(key: ApiKey) -> tuple[Any, ...]:
     limits = key.limits
     experts = None if limits.experts is None else json.dumps(limits.experts)
-    asked = (limits.rpm, limits.tpm, limits.budget_usd, limits.budget_period, experts)
+    money = (limits.budget_usd, limits.budget_period)
+    asked = (limits.rpm, limits.tpm, *money, experts, limits.max_priority)
     return (key.id, key.digest, key.name, key.created_s, *asked, key.expires_s, key.revoked_s)
 
 
@@ -263,8 +273,8 @@ def _load(connection: sqlite3.Connection) -> tuple[str, dict[bytes, ApiKey]]:
     generation = _generation(connection)
     keys = {}
     for row in connection.execute(f"SELECT {_COLUMNS} FROM keys"):
-        id_, digest, name, created_s, rpm, tpm, budget, period, experts, expires_s, revoked_s = row
-        asked = None if experts is None else tuple(json.loads(experts))
-        limits = KeyLimits(rpm, tpm, budget, period, asked)
-        keys[digest] = ApiKey(id_, name, digest, created_s, limits, expires_s, revoked_s)
+        id_, digest, name, created_s, rpm, tpm, *money, experts, priority, expires, revoked = row
+        among = None if experts is None else tuple(json.loads(experts))
+        limits = KeyLimits(rpm, tpm, money[0], money[1], among, priority)
+        keys[digest] = ApiKey(id_, name, digest, created_s, limits, expires, revoked)
     return generation, keys

@@ -20,6 +20,9 @@ from coe.store.database import Database
 from coe.store.decisions import DecisionsLog
 from coe.store.files import Files
 from coe.store.keys import Keys, SqliteKeys
+from coe.store.ledger import LedgerAway
+from coe.store.ledger_responses import LedgerResponses
+from coe.store.ledger_spend import LedgerSpend
 from coe.store.limits import Limits, MemoryLimits
 from coe.store.link import RedisLink
 from coe.store.redis_cache import SharedCache
@@ -27,10 +30,12 @@ from coe.store.redis_keys import SharedKeys
 from coe.store.redis_limits import SharedLimits
 from coe.store.redis_spend import SharedSpend
 from coe.store.settings import StoreSettings
+from coe.store.sharing import Shared, open_shared
 from coe.store.spend import Spend, SqliteSpend
 
 Clock = Callable[[], float]
 FILE = "store.db"
+FILES = "files"
 _COMMAND_S = 2.0
 """How long a command waits for Redis."""
 
@@ -64,7 +69,10 @@ class Store:
     files: Files
     batches: Batches
     decisions: DecisionsLog
+    responses: LedgerResponses | None
+    """Those that the processes of one gateway share; None: there is only one process."""
     _database: Database
+    _shared: Shared | None = None
     _link: RedisLink | None = None
     _folder: TemporaryDirectory[str] | None = field(default=None, repr=False)
 
@@ -92,6 +100,8 @@ class Store:
         """Writes what is left. Nothing may be asked afterwards."""
         if self._link is not None:
             await self._link.close()
+        if self._shared is not None:
+            self._shared.close()
         await asyncio.to_thread(self._database.close)
         if self._folder is not None:
             self._folder.cleanup()
@@ -111,11 +121,14 @@ def open_store(
         link = RedisLink(
             settings.redis_url, settings.redis_timeout_s, settings.redis_retry_s, monotonic
         )
-    database = Database(_made(folder) / FILE)
+    is_alone, worker = settings.worker is None, settings.worker or 0
+    database = Database(made(folder) / FILE, is_exclusive=is_alone)
+    together = None
     try:
-        files = Files(database, folder / "files", clock)
+        files = Files(database, folder / FILES, clock, sweeps=is_alone)
         keys = SqliteKeys(database, clock, monotonic)
-        spend = SqliteSpend(database, settings.reservation_s, clock)
+        spend = SqliteSpend(database, settings.reservation_s, clock, worker)
+        together = None if is_alone else open_shared(folder)
         decisions = DecisionsLog(
             database,
             settings.decisions_rows,
@@ -123,12 +136,16 @@ def open_store(
             settings.keeps_text,
             clock,
         )
-        shared = _shared(settings, link, database, (keys, spend), (clock, monotonic))
+        local = _Local(database, keys, spend, together)
+        shared = _shared(settings, link, local, (clock, monotonic))
     except BaseException:
+        if together is not None:
+            together.close()
         database.close()
         raise
-    rest = (files, Batches(database, clock), decisions)
-    return Store(*shared, *rest, database, link, temporary)
+    responses = None if together is None else together.responses
+    rest = (files, Batches(database, clock), decisions, responses)
+    return Store(*shared, *rest, database, together, link, temporary)
 
 
 @asynccontextmanager
@@ -138,7 +155,7 @@ async def open_keys(folder: Path, redis_url: str | None = None) -> AsyncIterator
     Raises `ConfigError`, and at its end `StoreError` if other replicas could not be told.
     """
     link = None if redis_url is None else RedisLink(redis_url, _COMMAND_S)
-    database = Database(_made(folder) / FILE, is_exclusive=False)
+    database = Database(made(folder) / FILE, is_exclusive=False)
     try:
         local = SqliteKeys(database)
         yield local if link is None else SharedKeys(local, link)
@@ -153,27 +170,50 @@ async def open_keys(folder: Path, redis_url: str | None = None) -> AsyncIterator
         database.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """What one process has of its own, and with the others of its gateway."""
+
+    database: Database
+    keys: SqliteKeys
+    spend: SqliteSpend
+    together: Shared | None
+
+
 def _shared(
     settings: StoreSettings,
     link: RedisLink | None,
-    database: Database,
-    local: tuple[SqliteKeys, SqliteSpend],
+    local: _Local,
     clocks: tuple[Clock, Clock],
 ) -> tuple[Keys, Spend, Limits, ResponseCache]:
-    """What replicas agree on, if there are any."""
-    keys, spend = local
+    """What processes and replicas agree on, if there are any."""
     clock, monotonic = clocks
-    limits = MemoryLimits(monotonic)
+    limits: Limits = MemoryLimits(monotonic)
+    if local.together is not None:
+        limits = local.together.limits(limits, monotonic)
     ttl_s, entry_bytes = settings.cache_ttl_s, settings.cache_entry_bytes
     if link is None:
-        return keys, spend, limits, MemoryCache(settings.cache_bytes, ttl_s, entry_bytes, monotonic)
-    prefix = settings.redis_prefix
+        cache = MemoryCache(settings.cache_bytes, ttl_s, entry_bytes, monotonic)
+        return local.keys, _spend_of(local, settings, clock), limits, cache
+    prefix, replica = settings.redis_prefix, _replica(local.database)
+    if settings.worker:
+        replica = f"{replica}.{settings.worker}"
     return (
-        SharedKeys(keys, link, prefix, monotonic),
-        SharedSpend(spend, link, _replica(database), prefix, clock),
+        SharedKeys(local.keys, link, prefix, monotonic),
+        SharedSpend(local.spend, link, replica, prefix, clock),
         SharedLimits(link, limits, prefix),
         SharedCache(link, ttl_s, entry_bytes, prefix),
     )
+
+
+def _spend_of(local: _Local, settings: StoreSettings, clock: Clock) -> Spend:
+    if local.together is None:
+        return local.spend
+    try:
+        return LedgerSpend(local.spend, local.together.ledger, settings.worker or 0, clock)
+    except LedgerAway as error:
+        problem = f"cannot be used for state: {error}"
+        raise ConfigError(problem, file=str(local.database.file.parent)) from None
 
 
 def _replica(database: Database) -> str:
@@ -192,7 +232,8 @@ def _replica(database: Database) -> str:
     return str(database.read_now(known))
 
 
-def _made(folder: Path) -> Path:
+def made(folder: Path) -> Path:
+    """The folder, for its owner alone. Raises `ConfigError` if it cannot be had."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

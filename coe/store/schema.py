@@ -43,6 +43,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX decisions_by_time ON decisions (time_s)",
         "CREATE INDEX decisions_of_tenant ON decisions (tenant, number)",
     ),
+    (
+        """CREATE TABLE spend_by_worker (
+            key_id TEXT NOT NULL, period TEXT NOT NULL, worker INTEGER NOT NULL,
+            nanos INTEGER NOT NULL, PRIMARY KEY (key_id, period, worker)
+        ) WITHOUT ROWID""",
+        "INSERT INTO spend_by_worker SELECT key_id, period, 0, nanos FROM spend",
+        "DROP TABLE spend",
+        "ALTER TABLE spend_by_worker RENAME TO spend",
+        "ALTER TABLE keys ADD COLUMN max_priority INTEGER",
+        "ALTER TABLE batches ADD COLUMN output_lifetime_s REAL",
+    ),
 )
 
 

@@ -35,6 +35,9 @@ class StoreSettings:
     decisions_age_s: float = 30 * 86400.0
     keeps_text: bool = False
     """Whether the log of decisions keeps what was asked."""
+    worker: int | None = None
+    """Its place among the processes of a gateway that holds the folder for all of them, as
+    `held_store` does; None: it is the only one."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -5,8 +5,8 @@ after. What is spent and what is reserved together stay within the budget, so th
 requests at once overdraws it; only a request that costs more than it reserved can. Money is
 counted in whole billionths of a dollar: sums do not depend on their order.
 
-Each replica keeps its own total, which only grows; it is written over, never added to, on disk
-and in Redis. So writing it twice, late, or after a newer one does no harm.
+Each replica, and each process of one, keeps its own total, which only grows; it is written over,
+never added to, on disk and in Redis. So writing it twice, late, or after a newer one does no harm.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Account:
     own: int = 0
     """Spent by way of this process."""
     others: int = 0
-    """By way of the other replicas, when last heard of."""
+    """By way of other processes and replicas, when last heard of."""
     reserved: int = 0
     reservations: dict[str, Reservation] = field(default_factory=dict)
     """Those of this process, in the order in which they expire."""
@@ -110,13 +110,21 @@ class SqliteSpend:
         database: Database,
         reservation_s: float = 900.0,
         clock: Callable[[], float] = time.time,
+        worker: int = 0,
     ) -> None:
-        """Blocks while earlier spend is read. `clock`: seconds since the epoch."""
+        """Blocks while earlier spend is read. `clock`: seconds since the epoch. `worker`: which of
+        the file's processes this is.
+        """
         self._database = database
         self._reservation_s = reservation_s
         self._clock = clock
+        self._worker = worker
         self._spans = {period: span_of(period, clock()) for period in PERIODS}
-        self._accounts = database.read_now(self._load)
+        self.earlier = database.read_now(self._load)
+        """Of all processes when this one began: key, period, worker and nanos."""
+        self._accounts: dict[tuple[str, str], Account] = {}
+        for key_id, period, by, nanos in self.earlier:
+            self.take_up(key_id, period, by, nanos)
         self._numbers = itertools.count()
 
     async def reserve(self, key: ApiKey, usd: float) -> Reservation:
@@ -147,6 +155,14 @@ class SqliteSpend:
         account.let_go(now)
         return account
 
+    def take_up(self, key_id: str, period: str, worker: int, nanos: int) -> None:
+        """Counts what a process is known to have spent before this one began to."""
+        account = self._accounts.setdefault((key_id, period), Account(key_id, period))
+        if worker == self._worker:
+            account.own = max(account.own, nanos)
+        else:
+            account.others += nanos
+
     def proposal(self, key: ApiKey, usd: float) -> Reservation:
         """A reservation that the budget has not been asked about yet."""
         id_ = f"{_PROCESS}-{next(self._numbers)}"
@@ -169,7 +185,8 @@ class SqliteSpend:
         account.take_off(reservation)
         account.own += nanos_of(usd)
         slot = (account.key_id, account.period)
-        self._database.put_latest(("spend", *slot), _UPSERT, (*slot, account.own))
+        row = (*slot, self._worker, account.own)
+        self._database.put_latest(("spend", *slot), _UPSERT, row)
 
     def standing(self, key: ApiKey, spent: int, reserved: int) -> Spent:
         span = self._spans[key.limits.budget_period]
@@ -185,18 +202,18 @@ class SqliteSpend:
         self._accounts = {slot: acc for slot, acc in self._accounts.items() if slot[1] in kept}
         return span
 
-    def _load(self, connection: sqlite3.Connection) -> dict[tuple[str, str], Account]:
+    def _load(self, connection: sqlite3.Connection) -> tuple[tuple[str, str, int, int], ...]:
         labels = [span.label for span in self._spans.values()]
         rows = connection.execute(
-            "SELECT key_id, period, nanos FROM spend WHERE period IN (?, ?, ?)", labels
+            "SELECT key_id, period, worker, nanos FROM spend WHERE period IN (?, ?, ?)", labels
         )
-        return {(key_id, period): Account(key_id, period, own) for key_id, period, own in rows}
+        return tuple(rows.fetchall())
 
 
 _PROCESS = secrets.token_hex(8)
 _UPSERT = (
-    "INSERT INTO spend VALUES (?, ?, ?) "
-    "ON CONFLICT (key_id, period) DO UPDATE SET nanos = max(nanos, excluded.nanos)"
+    "INSERT INTO spend (key_id, period, worker, nanos) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (key_id, period, worker) DO UPDATE SET nanos = max(nanos, excluded.nanos)"
 )
 
 

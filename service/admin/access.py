@@ -79,6 +79,15 @@ class AdminKey:
             )
         return cls(key)
 
+    @classmethod
+    def handed_on(cls) -> dict[str, str]:
+        """What the environment of another process needs for it to have the key; this one's forgets
+        it. Raises as `taken_from_environment` does.
+        """
+        key = os.environ.get(KEY_ENV, "")
+        cls.taken_from_environment()
+        return {KEY_ENV: key}
+
     def matches(self, given: bytes) -> bool:
         """In a time that tells nothing of how near it was."""
         return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)

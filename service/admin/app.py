@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -18,10 +18,12 @@ from coe.assembly.operating import Operator
 from coe.errors import CoeError, ConfigError
 from coe.service.admin.access import AdminKey, Gate, refusal
 from coe.service.errors import ErrorAnswer, InvalidRequest, answer_for, answer_for_http
-from coe.service.middleware import BodyLimit, ErrorEnvelope, RequestId
+from coe.service.middleware import BodyLimit, Envelope
 from coe.service.presence import while_connected
 from coe.service.reply import read_body, require_json, to_json
+from coe.service.workers.reloads import Reply
 
+Reload = Callable[[], Awaitable[Reply]]
 _MAX_BODY_BYTES = 256 * 1024
 _WAIT_S = 30.0
 _LONGEST_WAIT_S = 3600.0
@@ -29,16 +31,20 @@ NOT_ROUTED = "the router does not know it until it is fitted with it (`coe fit`)
 NOT_KEPT = "this lasts until the gateway stops; to keep it, change experts.yaml as well"
 
 
-def create_admin_app(operator: Operator, key: AdminKey, is_local: bool = True) -> Starlette:
-    """The admin API as an ASGI app. `is_local`: it listens on loopback alone.
+def create_admin_app(
+    operator: Operator, key: AdminKey, is_local: bool = True, reload: Reload | None = None
+) -> Starlette:
+    """The admin API as an ASGI app. `is_local`: it listens on loopback alone. `reload`: what SIGHUP
+    does, too; None: nothing is read again.
 
     It stops nothing: the pool is the gateway's.
     """
-    calls = _Calls(operator)
+    calls = _Calls(operator, reload)
     one = "/admin/experts/{expert_id:path}"
     app = Starlette(
         routes=[
             Route("/admin/state", calls.state, methods=["GET"]),
+            Route("/admin/reload", calls.reload_file, methods=["POST"]),
             Route("/admin/experts", calls.experts, methods=["GET"]),
             Route("/admin/experts", calls.add, methods=["POST"]),
             Route(f"{one}/{{verb:str}}", calls.act, methods=["POST"]),
@@ -46,8 +52,7 @@ def create_admin_app(operator: Operator, key: AdminKey, is_local: bool = True) -
             Route(one, calls.remove, methods=["DELETE"]),
         ],
         middleware=[
-            Middleware(RequestId),
-            Middleware(ErrorEnvelope),
+            Middleware(Envelope),
             Middleware(Gate, key, is_local),
             Middleware(BodyLimit, _MAX_BODY_BYTES),
         ],
@@ -64,9 +69,20 @@ class _Calls:
     """
 
     operator: Operator
+    reload: Reload | None
 
     async def state(self, request: Request) -> Response:
         return _json(self.operator.report())
+
+    async def reload_file(self, request: Request) -> Response:
+        """Not called off by a client that goes: the experts of the file are on their way."""
+        if self.reload is None:
+            raise HTTPException(404)
+        reply = await self.reload()
+        if reply.problem is not None:
+            code = "not_reloaded" if reply.reloaded is None else "partly_reloaded"
+            return _answer(refusal(409, code, reply.told))
+        return _json({"done": True, "reloaded": reply.reloaded})
 
     async def experts(self, request: Request) -> Response:
         return _json({"object": "list", "data": self.operator.report().experts})

@@ -32,9 +32,12 @@ class End:
         batch: StoredBatch,
         place: Place,
         requests: BatchFile | None,
-        limits: RequestLimits,
+        rules: tuple[RequestLimits, float | None],
     ) -> None:
-        """`requests` None: they were not read yet. Raises `OSError` and `StoreError`."""
+        """`requests` None: they were not read yet. `rules`: what a line may say, and the seconds
+        for which is kept what was written. Raises `OSError` and `StoreError`.
+        """
+        limits, lifetime_s = rules
         move, state = store.batches.move, self.state
         if state == "completed":
             try:
@@ -47,8 +50,9 @@ class End:
             requests = requests or await _read_again(batch, place, limits)
             made = await asyncio.to_thread(place.publish, requests, state == "expired")
             store.batches.count(batch.id, len(requests), made.n_completed, made.n_failed)
-            output_id = await _adopted(store, batch, f"{batch.id}_output.jsonl", made.output)
-            error_id = await _adopted(store, batch, f"{batch.id}_error.jsonl", made.errors)
+            adopted = partial(_adopted, store, batch, lifetime_s)
+            output_id = await adopted(f"{batch.id}_output.jsonl", made.output)
+            error_id = await adopted(f"{batch.id}_error.jsonl", made.errors)
         step = partial(move, output_file_id=output_id, error_file_id=error_id, errors=self.errors)
         try:
             await step(batch.id, state)
@@ -63,11 +67,14 @@ async def _read_again(batch: StoredBatch, place: Place, limits: RequestLimits) -
     return requests
 
 
-async def _adopted(store: Store, batch: StoredBatch, name: str, path: Path | None) -> str | None:
+async def _adopted(
+    store: Store, batch: StoredBatch, lifetime_s: float | None, name: str, path: Path | None
+) -> str | None:
     """Once, also if the process before had come as far."""
     if path is None:
         return None
     for file in await store.files.all(batch.tenant):
         if file.filename == name and file.purpose == OUTPUT_PURPOSE:
             return file.id
-    return (await store.files.adopt(batch.tenant, name, OUTPUT_PURPOSE, path)).id
+    file = await store.files.adopt(batch.tenant, name, OUTPUT_PURPOSE, path, lifetime_s)
+    return file.id

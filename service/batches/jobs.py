@@ -1,7 +1,8 @@
 """The batches of a gateway: taken on, gone on with after a restart, and brought to their end.
 
 Each is a task from its creation to its end, across restarts. What has been answered is in its
-journal, and its state in the store, where a step is written before it is taken.
+journal, and its state in the store, where a step is written before it is taken. Of several
+processes one works on all batches (`leading`), which it finds in the store.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coe.errors import CoeError, ConfigError, QueueFull, ShuttingDown, StoreError
 from coe.service.batches.ending import End, Errors
-from coe.service.batches.journal import Journal
+from coe.service.batches.journal import opened
+from coe.service.batches.leading import Leading
 from coe.service.batches.lines import BatchFile, LineRules, check_requests
 from coe.service.batches.objects import BatchCall, batch_error, batch_errors
 from coe.service.batches.paying import Payer
-from coe.service.batches.place import FOLDER, Place, sweep
+from coe.service.batches.place import FOLDER, Place, places_in, sweep
 from coe.service.batches.settings import BatchSettings
 from coe.service.batches.sharing import SharedRun
 from coe.service.batches.turns import Turns
 from coe.service.errors import InvalidRequest
+from coe.service.files.sweeping import sweeping
 from coe.service.gateway import Gateway
 from coe.store import ApiKey, Store, StoredBatch
 
@@ -32,6 +34,8 @@ PURPOSE = "batch"
 _MOST_ERRORS = 50
 _ASK_AGAIN_S = 60.0
 _TRY_AGAIN_S = 30.0
+_TAKEN_S = 10.0
+"""Longest that another process takes to keep a batch's input."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,28 +69,30 @@ class BatchJobs:
         self._folder = store.folder / FOLDER
         self._turns = Turns(settings.max_running)
         self._jobs: dict[str, _Job] = {}
+        self._is_alone = gateway.seat is None
+        self._leading = Leading(self._folder, self._take_over, self._look)
+        self._tasks: list[asyncio.Task[None]] = []
+        """What goes on beside the batches."""
 
     async def start(self) -> None:
-        """Goes on with what an earlier process left. Raises `ConfigError`, `StoreError`."""
-        left = await self.store.batches.unfinished()
-        try:
-            await asyncio.to_thread(sweep, self._folder, {batch.id for batch in left})
-        except OSError as error:
-            problem = f"cannot be used for batches: {error}"
-            raise ConfigError(problem, file=str(self._folder)) from None
-        for batch in left:
-            self._begin(batch)
+        """Goes on with what an earlier process left, here or where the lead is. Raises
+        `ConfigError`, `StoreError`.
+        """
+        if self._is_alone:
+            await self._take_over()
+        else:
+            self._tasks.append(asyncio.create_task(self._leading.run()))
 
     async def stop(self) -> None:
         """Leaves everything as it is on the disk, to be gone on with."""
-        lives = [job.life for job in self._jobs.values() if job.life is not None]
-        for life in lives:
-            life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        await _called_off(self._tasks)
+        await _called_off([job.life for job in self._jobs.values() if job.life is not None])
+        self._leading.give_up()
 
     async def submit(self, tenant: str, key: ApiKey | None, call: BatchCall) -> StoredBatch:
         """Takes a batch on. Raises `UnknownFile`, `InvalidRequest`, `QueueFull`, `StoreError`."""
-        n_unfinished = sum(job.batch.tenant == tenant for job in self._jobs.values())
+        unfinished = await self.store.batches.unfinished()
+        n_unfinished = sum(batch.tenant == tenant for batch in unfinished)
         if n_unfinished >= self.settings.max_unfinished:
             raise QueueFull(f"{n_unfinished} batches are not over yet", _ASK_AGAIN_S)
         file = await self.store.files.get(tenant, call.input_file_id)
@@ -95,7 +101,12 @@ class BatchJobs:
             raise InvalidRequest(told, param="input_file_id")
         path = await self.store.files.path(tenant, call.input_file_id)
         batch = await self.store.batches.create(
-            tenant, call.input_file_id, call.endpoint, call.window, call.metadata
+            tenant,
+            call.input_file_id,
+            call.endpoint,
+            call.window,
+            call.metadata,
+            call.output_lifetime_s,
         )
         place = Place(self._folder, batch.id)
         try:
@@ -105,7 +116,10 @@ class BatchJobs:
                 batch.id, "failed", errors=batch_error("input_lost", "the file cannot be kept")
             )
             raise StoreError(f"{path} cannot be kept for a batch: {error}") from None
-        self._begin(batch)
+        if self._is_alone:
+            self._begin(batch)
+        else:
+            self._leading.look_soon()
         return batch
 
     async def cancel(self, tenant: str, batch_id: str) -> StoredBatch:
@@ -113,11 +127,32 @@ class BatchJobs:
         await self.store.batches.get(tenant, batch_id)
         batch = await self.store.batches.move(batch_id, "cancelling")
         job = self._jobs.get(batch_id)
-        if job is not None and not job.is_cancelled:
-            job.is_cancelled = True
-            if job.work is not None:
-                job.work.cancel()
+        if job is not None:
+            _cut_off(job)
         return batch
+
+    async def _take_over(self) -> None:
+        """Begins what is not over, and sweeps away what nobody will ask for."""
+        try:
+            # Before the batches are read: one that is taken on meanwhile is not swept away.
+            places = await asyncio.to_thread(places_in, self._folder)
+            left = await self.store.batches.unfinished()
+            await asyncio.to_thread(sweep, places, {batch.id for batch in left})
+        except OSError as error:
+            problem = f"cannot be used for batches: {error}"
+            raise ConfigError(problem, file=str(self._folder)) from None
+        for batch in left:
+            self._begin(batch)
+        self._tasks.append(asyncio.create_task(sweeping(self.store.files.sweep)))
+
+    async def _look(self) -> None:
+        before = set(self._jobs)
+        for batch in await self.store.batches.unfinished():
+            job = self._jobs.get(batch.id)
+            if job is None and batch.id not in before:  # else it has ended just now
+                self._begin(batch)
+            elif job is not None and batch.state == "cancelling":
+                _cut_off(job)
 
     def _begin(self, batch: StoredBatch) -> None:
         job = self._jobs[batch.id] = _Job(batch, Place(self._folder, batch.id))
@@ -177,7 +212,7 @@ class BatchJobs:
         """
         place = job.place
         async with self._turns.turn(job.batch.tenant):
-            if not await asyncio.to_thread(lambda: place.is_taken):
+            if not await place.is_taken_within(0.0 if self._is_alone else _TAKEN_S):
                 return batch_error("input_lost", "the gateway ended before it had the input")
             key = await self._key(place)
             if isinstance(key, CoeError):
@@ -214,7 +249,8 @@ class BatchJobs:
             composition.passing if is_new else None,
             self._gateway.settings.limits,
             batch.tenant,
-            allowed,
+            None if allowed is None else tuple(known),
+            None if key is None else key.limits.max_priority,
         )
         requests, wrong = await asyncio.to_thread(
             check_requests, job.place.input, rules, _MOST_ERRORS, self.settings.max_requests
@@ -226,14 +262,16 @@ class BatchJobs:
         return batch_errors(wrong)
 
     async def _end(self, job: _Job, end: End) -> None:
-        limits = self._gateway.settings.limits
-        await end.reach(self.store, job.batch, job.place, job.requests, limits)
+        limits, lifetime_s = self._gateway.settings.limits, job.batch.output_lifetime_s
+        if lifetime_s is None:
+            lifetime_s = self.settings.output_lifetime_s
+        await end.reach(self.store, job.batch, job.place, job.requests, (limits, lifetime_s))
 
     async def _answer(self, job: _Job, key: ApiKey | None) -> None:
         requests, batch = job.requests, job.batch
         assert requests is not None  # they have been checked
         payer = Payer(self._gateway, self.store, batch.tenant, key)
-        async with _opened(job.place.journal()) as journal:
+        async with opened(job.place.journal()) as journal:
 
             def tell() -> None:
                 n_failed = len(journal.failed)
@@ -245,14 +283,14 @@ class BatchJobs:
             await SharedRun(self._gateway, requests, journal, payer, in_flight, tell).answer()
 
 
-@asynccontextmanager
-async def _opened(journal: Journal) -> AsyncIterator[Journal]:
-    """Open while the block runs. Opening blocks, and so is done in a thread."""
-    opening = asyncio.ensure_future(asyncio.to_thread(journal.__enter__))
-    try:
-        await asyncio.shield(opening)
-        yield journal
-    finally:
-        await asyncio.wait([opening])
-        if opening.exception() is None:
-            journal.__exit__(None, None, None)
+def _cut_off(job: _Job) -> None:
+    if not job.is_cancelled:
+        job.is_cancelled = True
+        if job.work is not None:
+            job.work.cancel()
+
+
+async def _called_off(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,11 +8,13 @@ the request is finished. In memory are only the places of the lines.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -213,6 +215,19 @@ class Journal:
             os.ftruncate(self._handle, begin)
             raise
         return begin
+
+
+@asynccontextmanager
+async def opened(journal: Journal) -> AsyncIterator[Journal]:
+    """Open while the block runs. Opening blocks, and so is done in a thread."""
+    opening = asyncio.ensure_future(asyncio.to_thread(journal.__enter__))
+    try:
+        await asyncio.shield(opening)
+        yield journal
+    finally:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            journal.__exit__(None, None, None)
 
 
 def _is_error(line: bytes) -> bool:

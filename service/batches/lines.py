@@ -21,8 +21,9 @@ from coe.service.completions import read_completions_call
 from coe.service.control import UNSAID, Control
 from coe.service.embeddings import read_embeddings_call
 from coe.service.errors import InvalidRequest
-from coe.service.generation import Read, read_chat_call, wish_of
+from coe.service.generation import Read, capped, read_chat_call, wish_of
 from coe.service.request_limits import RequestLimits
+from coe.service.responses.route import Responses
 from coe.service.telling import Telling
 from coe.service.wire import ChatCall
 from coe.wishes import Wish
@@ -32,6 +33,7 @@ READS: Mapping[str, Read] = {
     URL: read_chat_call,
     "/v1/completions": read_completions_call,
     "/v1/embeddings": read_embeddings_call,
+    "/v1/responses": Responses().read_line,
 }
 """How the body of a line is read, by its url."""
 _MOST_TOLD = 5
@@ -56,6 +58,8 @@ class LineRules:
     """Who asks."""
     experts: tuple[str, ...] | None = None
     """Whom alone they may ask; None: all."""
+    max_priority: int | None = None
+    """The highest that they go at among the lines of batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,8 @@ def _read(body: object, url: str, rules: LineRules) -> tuple[ChatCall, Telling, 
     if not is_named:
         # Lines that begin alike are no conversation.
         call = replace(call, generation=replace(call.generation, session=None))
-    return call, telling, wish_of(_within(call.control, rules.experts))
+    wish = wish_of(_within(call.control, rules.experts), rules.limits.max_recruited)
+    return capped(call, rules.max_priority), telling, wish
 
 
 def _within(control: Control, experts: tuple[str, ...] | None) -> Control:

@@ -12,6 +12,7 @@ from coe.errors import nearest
 from coe.service.batches.lines import READS, WrongLine
 from coe.service.bounds import check_nesting
 from coe.service.errors import InvalidRequest
+from coe.service.files.objects import ANCHOR, LIFETIMES_S
 from coe.store import StoredBatch
 
 _KEYS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
@@ -38,6 +39,8 @@ class BatchCall:
     endpoint: str
     window: str
     metadata: Mapping[str, str]
+    output_lifetime_s: float | None = None
+    """How long its output is kept; None: not said."""
 
 
 def read_batch(body: bytes) -> BatchCall:
@@ -55,18 +58,18 @@ def read_batch(body: bytes) -> BatchCall:
             hint = f"; did you mean {guess!r}?" if guess else ""
             told = f"{key} is not taken, only {', '.join(_KEYS)}{hint}"
             raise InvalidRequest(told, param=key, code="unknown_parameter")
-    if raw.get("output_expires_after") is not None:
-        raise InvalidRequest(
-            "output_expires_after is not supported; delete the output when you have it",
-            param="output_expires_after",
-            code="unsupported_parameter",
-        )
     endpoint = _text(raw, "endpoint")
     if endpoint not in READS:
         told = f"endpoint must be {' or '.join(READS)}, not {endpoint[:64]!r}"
         raise InvalidRequest(told, param="endpoint")
     window = _text(raw, "completion_window")
-    return BatchCall(_text(raw, "input_file_id"), endpoint, window, _metadata(raw.get("metadata")))
+    return BatchCall(
+        _text(raw, "input_file_id"),
+        endpoint,
+        window,
+        _metadata(raw.get("metadata")),
+        _lifetime_s(raw.get("output_expires_after")),
+    )
 
 
 def batch_object(batch: StoredBatch) -> dict[str, object]:
@@ -117,6 +120,20 @@ def _text(raw: Mapping[str, Any], key: str) -> str:
         told = f"{key} must be a string that is not empty"
         raise InvalidRequest(told, param=key, code="invalid_type")
     return value
+
+
+def _lifetime_s(value: object) -> float | None:
+    if value is None:
+        return None
+    told = value if isinstance(value, dict) else {}
+    seconds, (least, most) = told.get("seconds"), LIFETIMES_S
+    is_whole = type(seconds) is int and least <= seconds <= most
+    if told.keys() != {"anchor", "seconds"} or told["anchor"] != ANCHOR or not is_whole:
+        raise InvalidRequest(
+            f"output_expires_after needs the anchor {ANCHOR!r} and {least} to {most} seconds",
+            param="output_expires_after",
+        )
+    return float(told["seconds"])
 
 
 def _metadata(value: object) -> Mapping[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from coe.service.batches.lines import BatchFile
 from coe.service.batches.written import unasked_line
 
 FOLDER = "batches"
+_LOOK_S = 0.05
 _EXPIRED = "the completion window was over before this request was answered"
 
 
@@ -28,7 +31,7 @@ class Published:
 
 
 class Place:
-    """The files of one batch while it is not over. Everything here blocks."""
+    """The files of one batch while it is not over. What is not awaited blocks."""
 
     def __init__(self, folder: Path, batch_id: str) -> None:
         self._folder = folder / batch_id
@@ -53,6 +56,15 @@ class Place:
     @property
     def is_taken(self) -> bool:
         return self._key.exists()
+
+    async def is_taken_within(self, longest_s: float) -> bool:
+        """Whether the input is there, or comes in time: another process may be keeping it."""
+        until_s = time.monotonic() + longest_s
+        while not await asyncio.to_thread(lambda: self.is_taken):
+            if time.monotonic() >= until_s:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
 
     @property
     def key_id(self) -> str:
@@ -89,9 +101,14 @@ class Place:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def sweep(folder: Path, batch_ids: Collection[str]) -> None:
-    """Removes the places of all but these. Raises `OSError`."""
+def places_in(folder: Path) -> list[Path]:
+    """Those of all batches, whether they are over or not. Raises `OSError`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    strange: Iterable[Path] = (path for path in folder.iterdir() if path.name not in batch_ids)
-    for path in strange:
-        shutil.rmtree(path, ignore_errors=True)
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+def sweep(places: Iterable[Path], batch_ids: Collection[str]) -> None:
+    """Removes all but those of these batches."""
+    for path in places:
+        if path.name not in batch_ids:
+            shutil.rmtree(path, ignore_errors=True)

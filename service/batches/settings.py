@@ -15,6 +15,8 @@ class BatchSettings:
     max_files: int = 10_000
     max_files_bytes: int = 10 * 1024 * MIB
     """Of all files of a tenant, those that batches wrote among them."""
+    output_lifetime_s: float | None = 30 * 86400.0
+    """How long what a batch writes is kept, where its client does not say; None: for good."""
     max_requests: int = 50_000
     """Of one batch."""
     max_unfinished: int = 100

@@ -12,6 +12,10 @@ from coe.errors import nearest
 from coe.service.errors import InvalidRequest
 from coe.store import StoredFile
 
+ANCHOR = "created_at"
+"""What a file's lifetime is counted from."""
+LIFETIMES_S = (3600, 30 * 24 * 3600)
+
 
 def file_object(file: StoredFile) -> dict[str, object]:
     return {

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from coe.service.errors import InvalidRequest
+from coe.service.files.objects import ANCHOR, LIFETIMES_S
 from coe.service.reply import request_header
 
 PURPOSE = "batch"
@@ -18,7 +19,6 @@ _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 _FILE = "file"
 _MOST_FIELD_BYTES = 1024
 _MOST_BOUNDARY_BYTES = 200
-_LIFETIMES_S = (3600, 30 * 24 * 3600)
 
 
 class Upload:
@@ -48,11 +48,11 @@ class Upload:
         anchor, told = (self._form.fields.get(name) for name in _FIELDS[1:])
         if anchor is None and told is None:
             return None
-        least, most = _LIFETIMES_S
+        least, most = LIFETIMES_S
         is_whole = told is not None and told.isascii() and told.isdigit() and len(told) < 10
-        if anchor != "created_at" or not is_whole or not least <= int(told or 0) <= most:
+        if anchor != ANCHOR or not is_whole or not least <= int(told or 0) <= most:
             raise InvalidRequest(
-                f"expires_after needs the anchor 'created_at' and {least} to {most} seconds",
+                f"expires_after needs the anchor {ANCHOR!r} and {least} to {most} seconds",
                 param="expires_after",
             )
         return float(told or 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from coe.service.batches.lines import READS
+from coe.service.files.objects import ANCHOR, LIFETIMES_S
 from coe.service.openapi.shapes import (
     ANY_TEXT,
     COUNT,
@@ -39,8 +40,8 @@ def file_schemas() -> Mapping[str, Schema]:
             {
                 "purpose": one_of("batch"),
                 "file": told({"type": "string", "format": "binary"}, "One request a line."),
-                "expires_after[anchor]": told(one_of("created_at"), "Before the file."),
-                "expires_after[seconds]": told(whole(3600, 30 * 24 * 3600), "Before the file."),
+                "expires_after[anchor]": told(one_of(ANCHOR), "Before the file."),
+                "expires_after[seconds]": told(whole(*LIFETIMES_S), "Before the file."),
             },
             ["purpose", "file"],
             is_closed=True,
@@ -67,6 +68,13 @@ def file_schemas() -> Mapping[str, Schema]:
                     {"type": "string", "pattern": "^[1-9][0-9]{0,2}[hd]$"}, "Such as `24h`, `7d`."
                 ),
                 "metadata": optional(_METADATA),
+                "output_expires_after": optional(
+                    record(
+                        {"anchor": one_of(ANCHOR), "seconds": whole(*LIFETIMES_S)},
+                        ["anchor", "seconds"],
+                        is_closed=True,
+                    )
+                ),
             },
             ["input_file_id", "endpoint", "completion_window"],
             is_closed=True,

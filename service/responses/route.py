@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 from coe.service.calls import read_call
 from coe.service.chat_chunks import ChatChunks, parsed_answer
 from coe.service.control import Control
-from coe.service.errors import ResponseNotFound
+from coe.service.errors import InvalidRequest, ResponseNotFound
 from coe.service.reply import send_json, to_json
 from coe.service.responses.request import ResponsesCall, read_responses
-from coe.service.responses.store import ResponseStore
+from coe.service.responses.store import KeepsResponses, ResponseStore
 from coe.service.responses.writer import RESPONSE_PREFIX, ResponseWriter, sse, whole_response
 from coe.service.telling import Telling
 from coe.service.tenant import tenant_of
@@ -25,8 +25,8 @@ from coe.types import Completion, Delta
 class Responses:
     """What the routes share: the responses kept."""
 
-    def __init__(self, store: ResponseStore | None = None) -> None:
-        self._store = store or ResponseStore()
+    def __init__(self, store: KeepsResponses | None = None) -> None:
+        self._store = ResponseStore() if store is None else store
 
     def read(
         self, raw: Mapping[str, Any], control: Control, tenant: str
@@ -35,6 +35,18 @@ class Responses:
         told = read_responses(raw, partial(self._store.turns, tenant))
         body = {**told.chat, "coe": raw["coe"]} if raw.get("coe") is not None else told.chat
         return read_call(body, control, tenant), _ResponsesTelling(told, tenant, self._store)
+
+    def read_line(
+        self, raw: Mapping[str, Any], control: Control, tenant: str
+    ) -> tuple[ChatCall, Telling]:
+        """For a line of a batch, whose responses are in its output and nowhere else."""
+        if raw.get("previous_response_id") is not None:
+            told = "a batch goes on from no response; send the conversation as input"
+            raise InvalidRequest(told, param="previous_response_id")
+        if raw.get("store") is True:
+            told = "store cannot be true in a batch, whose responses are in its output"
+            raise InvalidRequest(told, param="store")
+        return self.read({**raw, "store": False}, control, tenant)
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v1/responses/{id}`."""
@@ -53,7 +65,7 @@ class Responses:
 
 
 class _ResponsesTelling:
-    def __init__(self, call: ResponsesCall, tenant: str, store: ResponseStore) -> None:
+    def __init__(self, call: ResponsesCall, tenant: str, store: KeepsResponses) -> None:
         self._call = call
         self._tenant = tenant
         self._store = store

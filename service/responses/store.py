@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -14,6 +14,28 @@ from coe.service.responses.items import ChatMessage
 
 CAPACITY = 1000
 MAX_BYTES = 64 * 1024 * 1024
+
+
+class KeepsResponses(Protocol):
+    """What the routes need of a store of responses; no tenant sees another's."""
+
+    def keep(
+        self, tenant: str, response: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """`turns`: the conversation up to and with the answer. False: it is not kept."""
+        ...
+
+    def response(self, tenant: str, response_id: str) -> dict[str, Any] | None:
+        """None for one that is unknown, forgotten or another tenant's."""
+        ...
+
+    def turns(self, tenant: str, response_id: str) -> list[ChatMessage] | None:
+        """The conversation up to and with that response's answer."""
+        ...
+
+    def forget(self, tenant: str, response_id: str) -> bool:
+        """Whether there was such a response."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
