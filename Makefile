@@ -31,19 +31,21 @@ $(STAMP): pyproject.toml constraints.txt
 serve: $(STAMP)  ## Serve the default pool on http://127.0.0.1:8000; HOST=… PORT=… elsewhere
 	$(BIN)/coe serve --host $(HOST) --port $(PORT)
 
+# Not reordered: files of many tests would come first, and the few tests that take long at the end,
+# on one process.
 .PHONY: test
 test: $(STAMP)  ## Run the fast tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(STAMP)  ## Run the slow tests, with a real vLLM in an environment of its own
-	$(BIN)/python tests/vllm/install.py
-	$(BIN)/python tests/conformance/install.py
+	$(BIN)/python tests/install.py vllm
+	$(BIN)/python tests/install.py clients
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m slow
 
 .PHONY: conformance
 conformance: $(STAMP)  ## Ask the gateway 20,000 things its description allows and forbids; run other clients
-	$(BIN)/python tests/conformance/install.py
+	$(BIN)/python tests/install.py clients
 	$(ONE_THREAD) $(BIN)/python -m pytest -q tests/conformance -m "slow or not slow"
 
 .PHONY: check

@@ -44,8 +44,10 @@ def board_caption(board: Board, cost: str) -> str:
     """Who the experts of the comparison are, or why there are no costs."""
     told = f"{board.rows[0].n} queries; best single: {board.best_single}"
     if board.no_tradeoff is not None:
-        return f"{told}; no costs: {board.no_tradeoff}"
-    return f"{told}; cheapest by {cost}: {board.cheapest}"
+        told = f"{told}; no costs: {board.no_tradeoff}"
+    else:
+        told = f"{told}; cheapest by {cost}: {board.cheapest}"
+    return told if board.headroom is None else f"{told}\n{board.headroom.words}"
 
 
 def boards_json(boards: Sequence[Board], provenance: Mapping[str, object]) -> dict[str, Any]:

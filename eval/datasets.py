@@ -37,6 +37,10 @@ class Grade:
     """0 to 1."""
     answer: str | None
     """What was read as the answer, for votes; None if nothing could be."""
+    level: str | None = None
+    """How it was read, in the scorer's words; None where there is but one way."""
+    by_rule: float | None = None
+    """The score under the reader of the benchmark's authors; None where they have none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 from coe.errors import ConfigError
 from coe.eval.costs import CallCosts, call_costs
 from coe.eval.harness import REFERENCE, Judged, Row, evaluate
+from coe.eval.headroom import Headroom, headroom_of
 from coe.eval.metrics import best_by_category, one_each
 from coe.eval.pareto import Curve, Gap, apgr, cpt, equal_quality_cost, hull, swept_curve
 from coe.eval.recorded import RecordedBenchmark
@@ -49,6 +50,8 @@ class Board:
     tradeoffs: tuple[Tradeoff, ...]
     no_tradeoff: str | None
     """Why there is none."""
+    headroom: Headroom | None
+    """None where no query was answered by all experts."""
     experts: Mapping[str, tuple[float, float]]
     """Each expert's mean cost and quality on the queries judged; empty without costs."""
 
@@ -101,6 +104,7 @@ def leaderboard(
         rows=rows,
         tradeoffs=tuple(tradeoffs),
         no_tradeoff=no_tradeoff,
+        headroom=headroom_of(table),
         experts=experts,
     )
 

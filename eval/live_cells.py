@@ -12,7 +12,16 @@ from coe.eval.datasets import Grade
 from coe.experts import Expert
 from coe.types import Completion, Query
 
-FURTHER = ("completion", "prompt_tokens", "completion_tokens", "e2el_s", "error")
+FURTHER = (
+    "completion",
+    "level",
+    "prompt_tokens",
+    "completion_tokens",
+    "ttft_s",
+    "e2el_s",
+    "energy_j",
+    "error",
+)
 """What is kept beside the table of outcomes."""
 
 
@@ -24,9 +33,12 @@ class Cell:
     answer: str | None = None
     cost_usd: float = np.nan
     completion: str | None = None
+    level: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    ttft_s: float | None = None
     e2el_s: float | None = None
+    energy_j: float | None = None
     error: str | None = None
 
     @classmethod
@@ -39,16 +51,24 @@ class Cell:
     ) -> Cell:
         if isinstance(result, CoeError):
             return cls(error=str(result))
-        judged = grade(query, result.text)
-        usage = result.usage
+        return cls.of_graded(expert, result, grade(query, result.text))
+
+    @classmethod
+    def of_graded(
+        cls, expert: Expert, answer: Completion, grade: Grade, energy_j: float | None = None
+    ) -> Cell:
+        usage, timing = answer.usage, answer.timing
         return cls(
-            score=judged.score,
-            answer=judged.answer,
+            score=grade.score,
+            answer=grade.answer,
             cost_usd=expert.price.cost_usd(usage.prompt_tokens, usage.completion_tokens)
             if expert.price and usage
             else np.nan,
-            completion=result.text,
+            completion=answer.text,
+            level=grade.level,
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
-            e2el_s=result.timing.e2el_s if result.timing else None,
+            ttft_s=timing.ttft_s if timing else None,
+            e2el_s=timing.e2el_s if timing else None,
+            energy_j=energy_j,
         )

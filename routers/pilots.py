@@ -51,9 +51,19 @@ class PilotsScorer:
 
     @classmethod
     def fit(
-        cls, table: OutcomeTable, encoder: Encoder, rule: Rule = "nearest", ties: Ties = "home"
+        cls,
+        table: OutcomeTable,
+        encoder: Encoder,
+        rule: Rule = "nearest",
+        ties: Ties = "home",
+        least_share: float = 0.0,
     ) -> PilotsScorer:
-        """Raises `DatasetError` where no query tells two experts apart."""
+        """Raises `DatasetError` where no query tells two experts apart.
+
+        `least_share`: a pilot needs so much of its data set's queries that tell experts apart; 0,
+        as in the paper, makes one of a single query that an expert won by chance. The largest
+        group of a data set always has its pilot.
+        """
         if rule not in RULES or ties not in TIES:
             raise ConfigError(
                 f"unknown rule {rule!r} or ties {ties!r} (known: {', '.join(RULES)}; "
@@ -65,9 +75,15 @@ class PilotsScorer:
                 "no query tells the experts apart, so there is nothing to make pilots of"
             )
         vectors = encoder.encode([query.text for query in table.queries])
+        best = _supported(table, best, least_share)
         made = [_pilots_of(table, vectors, best[:, e]) for e in range(len(table.expert_ids))]
         owners = np.repeat(np.arange(len(made)), [len(pilots) for pilots in made])
-        settings = {"rule": rule, "ties": ties, "n_pilots": len(owners)}
+        settings = {
+            "rule": rule,
+            "ties": ties,
+            "least_share": least_share,
+            "n_pilots": len(owners),
+        }
         manifest = Manifest(
             cls.name, table.expert_ids, table.digest(), table.n_queries, encoder.name, settings
         )
@@ -100,7 +116,9 @@ class PilotsScorer:
                 "give a table of these experts and the new one",
             )
         column = table.expert_ids.index(expert_id)
-        best = best_experts(table, self._artifact.manifest.settings["ties"])[:, column]
+        settings = self._artifact.manifest.settings
+        every = best_experts(table, settings["ties"])
+        best = _supported(table, every, settings.get("least_share", 0.0))[:, column]
         vectors = self._encoder.encode([query.text for query in table.queries])
         library = {id_: self._pilots_of(id_) for id_ in self.expert_ids}
         library[expert_id] = _pilots_of(table, vectors, best)
@@ -161,6 +179,16 @@ def best_experts(table: OutcomeTable, ties: Ties) -> BoolArray:
         winners = np.where(best[rows], at_home, -np.inf).argmax(axis=1)
         preferred[rows, winners] = best[rows].any(axis=1)
     return preferred
+
+
+def _supported(table: OutcomeTable, best: BoolArray, least_share: float) -> BoolArray:
+    """Without an expert's wins in data sets where it won too few of those that were won."""
+    kept = best.copy()
+    for rows in _groups(table):
+        wins = best[rows].sum(axis=0)
+        least = min(least_share * best[rows].any(axis=1).sum(), wins.max())
+        kept[np.ix_(rows, np.flatnonzero(wins < least))] = False
+    return kept
 
 
 def _groups(table: OutcomeTable) -> list[IntArray]:

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -412,3 +413,69 @@ def test_merged_table_has_the_feedbacks_columns_and_both_ones_rows() -> None:
 def test_merging_no_feedback_changes_nothing() -> None:
     recorded = OutcomeTable((Query("r0", "0"),), ("a", "b"), np.array([[1.0, 0.0]]))
     assert merged(recorded, feedback_table((), ("a", "b"))).digest() == recorded.digest()
+
+
+@pytest.fixture
+def workers(file: Path) -> Iterator[list[FeedbackLog]]:
+    """Two processes of one gateway."""
+    logs = [FeedbackLog(file, worker=number) for number in range(2)]
+    yield logs
+    for log in logs:
+        log.close()
+
+
+def test_feedback_finds_the_decision_of_another_worker(
+    workers: list[FeedbackLog], file: Path
+) -> None:
+    one, other = workers
+    decide(one, "d1")
+    decide(other, "d2")
+    assert other.record("d1", 1.0).expert_id == "a"
+    assert one.record("d2", 0.5).expert_id == "a"
+    assert one.record("d1", 0.25).is_replacement, "told by the other one meanwhile"
+    ratings, n_torn = read_feedback(file)
+    assert [(r.decision_id, r.score) for r in ratings] == [("d1", 0.25), ("d2", 0.5)]
+    assert n_torn == 0
+    with pytest.raises(UnknownDecision):
+        one.record("d", 1.0)  # the beginning of an id is none
+
+
+def test_workers_replace_a_score_no_more_often_than_one_would(workers: list[FeedbackLog]) -> None:
+    decide(workers[0], "d1")
+    for number in range(MOST_REPLACED + 1):
+        workers[number % 2].record("d1", number / 10)
+    for log in workers:
+        with pytest.raises(FeedbackSettled):
+            log.record("d1", 1.0)
+
+
+def test_workers_fill_the_file_together(file: Path) -> None:
+    logs = [FeedbackLog(file, max_bytes=600, worker=number) for number in range(2)]
+    for number in range(9):
+        decide(logs[number % 2], f"d{number}")
+    n_taken = 0
+    with suppress(FeedbackFull):
+        for number in range(9):
+            logs[number % 2].record(f"d{number}", 1.0)
+            n_taken += 1
+    assert 0 < n_taken < 9
+    assert file.stat().st_size <= 600
+    for log in logs:
+        log.close()
+
+
+def test_worker_that_is_started_again_knows_what_was_decided(file: Path) -> None:
+    first = FeedbackLog(file, worker=1)
+    decide(first, "d1")
+    first.close()
+    again = FeedbackLog(file, worker=1)
+    assert again.record("d1", 1.0).expert_id == "a"
+    decide(again, "d2")
+    with pytest.raises(ConfigError, match="another gateway"):
+        FeedbackLog(file)
+    again.close()
+    alone = FeedbackLog(file)
+    assert alone.record("d2", 1.0).expert_id == "a"
+    with pytest.raises(ConfigError, match="another gateway"):
+        FeedbackLog(file, worker=0)
+    alone.close()

@@ -2,9 +2,8 @@
 
     python -m bench.gateway.mock --port 8100
 
-What it is to do stands in the request's text, which every gateway passes on: see `Task`. It
-speaks HTTP through httptools on uvloop, without a framework, to leave its core to the load.
-`GET /counts` tells how much it was asked and has said.
+What it is to do stands in the request's text, which every gateway passes on: see `Task`. `GET
+/counts` tells how much it was asked and has said.
 """
 
 from __future__ import annotations
@@ -14,21 +13,16 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
-from typing import cast
 
-import httptools
 import orjson
 import uvloop
+
+from bench.load.answering import STREAM_HEAD, Answering, piece, whole
 
 MODEL = "expert"
 MARK = b"tok|"
 """Opens the text of every chunk; the monotonic microsecond it was sent at follows, and `|`."""
 _TASK = re.compile(rb"think=(\d+) bytes=(\d+) chunks=(\d+) rate=(\d+)")
-_STREAMED = re.compile(rb'"stream"\s*:\s*true')
-_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,43 +53,25 @@ class Counts:
     """Of streams that were asked for a number of chunks."""
 
 
-class MockExpert(asyncio.Protocol):
+class MockExpert(Answering):
     """One connection, one request at a time."""
 
     def __init__(self, counts: Counts) -> None:
+        super().__init__()
         self._counts = counts
-        self._parser = httptools.HttpRequestParser(self)
         self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._url, self._body = b"", b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods of asyncio's and not their base.
-        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_begin(self) -> None:
-        self._url, self._body = b"", b""
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
     def on_message_complete(self) -> None:
         if not self._url.endswith(b"/chat/completions"):
-            self._transport.write(_whole(self._told()))
+            self._transport.write(whole(self._told()))
             return
         self._counts.requests += 1
         task = Task.of_body(self._body)
-        answer = self._begin_stream if _STREAMED.search(self._body) else self._answer
+        answer = self._begin_stream if self._is_streamed else self._answer
         self._timer = self._loop.call_later(task.think_ms / 1000, answer, task)
 
     def _told(self) -> bytes:
@@ -108,13 +84,13 @@ class MockExpert(asyncio.Protocol):
         message = {"role": "assistant", "content": "x" * task.n_bytes}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         body = {**_head("chat.completion"), "choices": [choice], "usage": _usage(1)}
-        self._transport.write(_whole(orjson.dumps(body)))
+        self._transport.write(whole(orjson.dumps(body)))
 
     def _begin_stream(self, task: Task) -> None:
         first = _event({"role": "assistant", "content": ""})
-        self._transport.write(_STREAM_HEAD + _piece(first))
+        self._transport.write(STREAM_HEAD + piece(first))
         if task.n_chunks == 0:
-            self._transport.write(_piece(_event({"content": "x" * task.n_bytes})))
+            self._transport.write(piece(_event({"content": "x" * task.n_bytes})))
             self._end_stream(1)
             return
         self._say(task, 0, self._loop.time())
@@ -122,7 +98,7 @@ class MockExpert(asyncio.Protocol):
     def _say(self, task: Task, n_said: int, began_s: float) -> None:
         """One chunk now, the next when it is due."""
         text = f"{MARK.decode()}{time.monotonic_ns() // 1000}|"
-        self._transport.write(_piece(_event({"content": text})))
+        self._transport.write(piece(_event({"content": text})))
         self._counts.chunks += 1
         n_said += 1
         if n_said == task.n_chunks:
@@ -135,7 +111,7 @@ class MockExpert(asyncio.Protocol):
         usage = {**_head("chat.completion.chunk"), "choices": [], "usage": _usage(n_tokens)}
         events = [_event({}, "stop"), b"data: " + orjson.dumps(usage) + b"\n\n"]
         events += [b"data: [DONE]\n\n", b""]
-        self._transport.write(b"".join(map(_piece, events)))
+        self._transport.write(b"".join(map(piece, events)))
 
 
 def _head(kind: str) -> dict[str, object]:
@@ -151,16 +127,6 @@ def _event(delta: dict[str, str], reason: str | None = None) -> bytes:
     return (
         b"data: " + orjson.dumps({**_head("chat.completion.chunk"), "choices": [choice]}) + b"\n\n"
     )
-
-
-def _piece(body: bytes) -> bytes:
-    """One piece of a chunked body; the empty one ends it."""
-    return b"%x\r\n%b\r\n" % (len(body), body)
-
-
-def _whole(body: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    return head % len(body) + body
 
 
 async def serve(port: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,39 +25,61 @@ _UNTIMED = Ask(is_streamed=True)
 
 
 async def overload(folder: Path, seconds: float, is_experts: bool) -> Row:
-    """Three times what the expert can answer, or what the gateway's process can, and a calm."""
+    """Three times what the expert can answer, or what the gateway's process can, and a calm.
+
+    The capacity is measured by the same clients on the same connections, before and after, for a
+    machine that does other things meanwhile is not the same machine at any two times. What it
+    takes from the gateway is told beside: answers for each second of the gateway's processor.
+    """
     hosting = {"hosting": {"max_in_flight": 4, "max_queued": 4}} if is_experts else {}
+    n_askers = 8 if is_experts else 64
     async with world(folder, 1, engine=_PATIENT, **hosting) as w:
         calm = await open_loop(w.wire, [WHOLE], 20.0, 5.0)
-        capacity = await _capacity(w, 8 if is_experts else 64, 5.0)
+        before = await _capacity(w, n_askers, 5.0)
         used_s, ended_s = w.gateway.cpu_s(), time.monotonic() + seconds
-        stormy = await open_loop(w.wire, [WHOLE], 3 * capacity, seconds)
+        stormy = await open_loop(w.wire, [WHOLE], 3 * before.rps, seconds)
         used_s = w.gateway.cpu_s() - used_s
         after = await open_loop(w.wire, [WHOLE], 20.0, 8.0)
+        refused_for = await w.refused_for()
+        capacity = before.and_(await _capacity(w, n_askers, 5.0))
     good = [o for o in stormy if o.is_good]
     refused = [o for o in stormy if o.status in (429, 503)]
     base_s = quantile_s(calm, 0.99) or 0.0
     slow = [o.due_s - after[0].due_s for o in after if not o.is_good or o.latency_s > 1.5 * base_s]
     return {
         "scene": f"overload: {'expert' if is_experts else 'gateway'}",
-        "capacity_rps": capacity,
-        "offered_rps": 3 * capacity,
-        "goodput_share": sum(o.ended_s <= ended_s for o in good) / seconds / capacity,
+        "capacity_rps": capacity.rps,
+        "offered_rps": 3 * before.rps,
+        "goodput_share": sum(o.ended_s <= ended_s for o in good) / seconds / capacity.rps,
+        "goodput_share_of_cpu": len(good) / used_s / capacity.per_cpu_s,
         "gateway_cpu_share": used_s / seconds,
         "calm_p99_s": base_s,
+        "accepted_p50_s": quantile_s(good, 0.5),
         "accepted_p99_s": quantile_s(good, 0.99),
         "refused": len(refused),
+        "refused_p50_s": quantile_s(refused, 0.5),
         "refused_p99_s": quantile_s(refused, 0.99),
         "asked_late_p99_s": late_s(stormy, 0.99),
         "refused_without_retry_after": sum(o.retry_after is None for o in refused),
+        "refused_for": refused_for,
         "neither": len(stormy) - len(good) - len(refused),
         "recovered_after_s": max(slow, default=0.0),
         "problems": tally(stormy),
     }
 
 
-async def _capacity(w: World, concurrency: int, seconds: float) -> float:
-    until_s = time.monotonic() + seconds
+@dataclass(frozen=True, slots=True)
+class _Capacity:
+    rps: float
+    per_cpu_s: float
+    """Answers for a second of the gateway's processor."""
+
+    def and_(self, other: _Capacity) -> _Capacity:
+        return _Capacity((self.rps + other.rps) / 2.0, (self.per_cpu_s + other.per_cpu_s) / 2.0)
+
+
+async def _capacity(w: World, concurrency: int, seconds: float) -> _Capacity:
+    used_s, until_s = w.gateway.cpu_s(), time.monotonic() + seconds
     n_good = 0
 
     async def asker() -> None:
@@ -68,7 +91,7 @@ async def _capacity(w: World, concurrency: int, seconds: float) -> float:
             n_good += outcome.is_good
 
     await asyncio.gather(*(asker() for _ in range(concurrency)))
-    return n_good / seconds
+    return _Capacity(n_good / seconds, n_good / (w.gateway.cpu_s() - used_s))
 
 
 async def drain(folder: Path, n: int) -> Row:
@@ -213,12 +236,14 @@ async def soak(folder: Path, n: int) -> Row:
         await asyncio.gather(*(asker() for _ in range(32)))
         elapsed_s = time.monotonic() - began_s
         sockets = _held(w.process)
+        refused_for = await w.refused_for()
     third = [rss for number, rss in memory if number >= n / 3]
     return {
         "scene": "soak",
         "requests": n,
         "failed": len(outcomes),
         "problems": tally(outcomes),
+        "refused_for": refused_for,
         "rps": n / elapsed_s,
         "rss_mib": [round(rss, 1) for _, rss in memory],
         "growth_share": third[-1] / third[0] - 1.0,

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import socket
 import struct
 from collections import Counter
-from typing import cast
 
-import httptools
 import orjson
 import uvloop
+
+from bench.load.answering import STREAM_HEAD, Answering, piece, whole
 
 WAYS = ("none", "hang", "reset", "reset-mid-body", "500", "slow-loris", "wrong-json", "cut-stream")
 N_CHUNKS = 10
 THINK_S = 0.02
 PACE_S = 0.5
 """Between two chunks of a stream whose length was set."""
-_STREAMED = re.compile(rb'"stream"\s*:\s*true')
 _SLOW_S = 0.5
 """Between two bytes of an answer that never comes to its end."""
 
@@ -41,18 +39,16 @@ class State:
         self.counts: Counter[str] = Counter()
 
 
-class Connection(asyncio.Protocol):
+class Connection(Answering):
     """One connection, one request at a time."""
 
     def __init__(self, state: State) -> None:
+        super().__init__()
         self._state = state
-        self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._url, self._body = b"", b""
         self._answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._state.counts["open"] += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,35 +57,23 @@ class Connection(asyncio.Protocol):
             self._answering.cancel()
             self._state.counts["cancelled"] += 1
 
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_begin(self) -> None:
-        self._url, self._body = b"", b""
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
     def on_message_complete(self) -> None:
         url = self._url.decode()
         if url.startswith("/fail/"):
             self._state.way = url.removeprefix("/fail/")
-            self._transport.write(_whole(b"{}"))
+            self._transport.write(whole(b"{}"))
         elif url.startswith("/chunks/"):
             self._state.n_chunks = int(url.removeprefix("/chunks/"))
             self._state.pause_s = PACE_S
-            self._transport.write(_whole(b"{}"))
+            self._transport.write(whole(b"{}"))
         elif url == "/counts":
-            self._transport.write(_whole(orjson.dumps(dict(self._state.counts))))
+            self._transport.write(whole(orjson.dumps(dict(self._state.counts))))
         elif not url.endswith("/chat/completions"):
-            self._transport.write(_whole(orjson.dumps({"object": "list", "data": []})))
+            self._transport.write(whole(orjson.dumps({"object": "list", "data": []})))
         else:
             self._state.counts["asked"] += 1
-            is_streamed = _STREAMED.search(self._body) is not None
-            self._answering = self._loop.create_task(self._answer(self._state.way, is_streamed))
+            answer = self._answer(self._state.way, self._is_streamed)
+            self._answering = self._loop.create_task(answer)
             self._state.counts["answering"] += 1
             self._answering.add_done_callback(self._answered)
 
@@ -104,33 +88,30 @@ class Connection(asyncio.Protocol):
             return
         await asyncio.sleep(THINK_S)
         if way == "500":
-            self._transport.write(_whole(b'{"error":{"message":"broken"}}', b"500 Broken"))
+            self._transport.write(whole(b'{"error":{"message":"broken"}}', b"500 Broken"))
         elif way == "wrong-json":
-            self._transport.write(_whole(b'{"choices": [{"index": 0, "mess'))
+            self._transport.write(whole(b'{"choices": [{"index": 0, "mess'))
         elif way == "slow-loris":
-            await self._drip(_whole(_completion()))
+            await self._drip(whole(_completion()))
         elif is_streamed:
             await self._stream(way)
         elif way == "reset-mid-body":
-            self._transport.write(_whole(_completion())[:-40])
+            self._transport.write(whole(_completion())[:-40])
             await asyncio.sleep(THINK_S)
             self._reset()
         else:
-            self._transport.write(_whole(_completion()))
+            self._transport.write(whole(_completion()))
 
     async def _stream(self, way: str) -> None:
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
+        self._transport.write(STREAM_HEAD)
         for number in range(self._state.n_chunks):
-            self._transport.write(_piece(_event({"content": f"word{number} "})))
+            self._transport.write(piece(_event({"content": f"word{number} "})))
             await asyncio.sleep(self._state.pause_s)
             if way in ("cut-stream", "reset-mid-body") and number == N_CHUNKS // 2:
                 self._reset()
                 return
         events = (_event({}, "stop"), b"data: [DONE]\n\n", b"")
-        self._transport.write(b"".join(map(_piece, events)))
+        self._transport.write(b"".join(map(piece, events)))
 
     async def _drip(self, answer: bytes) -> None:
         for byte in answer:
@@ -154,15 +135,6 @@ def _completion() -> bytes:
 def _event(delta: dict[str, str], reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
     return b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n"
-
-
-def _whole(body: bytes, status: bytes = b"200 OK") -> bytes:
-    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    return head % (status, len(body)) + body
-
-
-def _piece(body: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 async def _serve(port: int) -> None:

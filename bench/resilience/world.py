@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,7 @@ from bench.resilience.wire import Wire
 from bench.serving import ROOT
 
 _START_S = 60.0
+_REFUSED = re.compile(r'^coe_admission_refusals_total\{reason="(\w+)"\} (\S+)', re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -65,6 +67,12 @@ class World:
         async with self.http.get(f"{self.experts[expert]}/counts") as response:
             counts: dict[str, int] = await response.json(content_type=None)
             return counts
+
+    async def refused_for(self) -> dict[str, int]:
+        """How many the gateway has not let in, by what there was too much of."""
+        async with self.http.get(f"{self.url}/metrics") as response:
+            told = _REFUSED.findall(await response.text())
+        return {reason: int(float(n)) for reason, n in told}
 
     @property
     def process(self) -> psutil.Process:

@@ -1,6 +1,6 @@
 """The examples of other people's clients, run as they are against a gateway that serves.
 
-Slow: they are installed in an environment of their own, by `install.py` beside this.
+Slow: they are installed in an environment of their own, by `tests/install.py`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ Run = Callable[[str, str], str]
 def run(repository: Path, tmp_path: Path) -> Run:
     """Runs an example against a gateway; gives what it prints."""
     if not (VENV / ".installed").is_file():
-        pytest.fail(
-            "no clients here; run `python tests/conformance/install.py`, or `make test-slow`"
-        )
+        pytest.fail("no clients here; run `python tests/install.py clients`, or `make test-slow`")
 
     def example(name: str, url: str) -> str:
         file = repository / "examples" / "clients" / name

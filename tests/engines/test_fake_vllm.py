@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -207,6 +209,14 @@ def test_two_on_one_device_run_out_of_its_memory(tmp_path: Path) -> None:
 def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "0.json").write_text(json.dumps({"4194304": 9.0}))
     FileDevice(tmp_path / "0.json", 10.0).hold("1", 10.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_dead_hold_nothing_before_they_are_reaped(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "0.json").write_text(json.dumps({str(dead.pid): 9.0}))
+        FileDevice(tmp_path / "0.json", 10.0).hold("1", 10.0)
 
 
 def test_faults_are_read_with_their_times_and_wrong_ones_named() -> None:

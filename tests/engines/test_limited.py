@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from coe.engines.base import collect
-from coe.engines.limited import LimitedEngine
+from coe.engines.breaking import BreakingEngine
+from coe.engines.limited import LimitedEngine, all_full
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import DeadlineExceeded, QueueFull, UpstreamError
 from coe.experts import Expert, ScriptedSpec
@@ -237,3 +238,38 @@ class LimitMachine(RuleBasedStateMachine):
 
 LimitMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 test_limited_keeps_to_its_model = LimitMachine.TestCase
+
+
+async def test_all_full_speaks_for_the_bound_that_has_a_place_first() -> None:
+    now = [0.0]
+    slow, fast = (LimitedEngine(Held(), n, 0, clock=lambda: now[0]) for n in (1, 2))
+    assert all_full(()) is None
+    assert all_full((slow, fast)) is None
+    tasks = [started(slow, request_of("a"))]
+    await settle()
+    assert slow.is_full
+    assert all_full((slow, fast)) is None
+    tasks += [started(fast, request_of(id)) for id in ("b", "c")]
+    await settle()
+    # Two at once of what takes as long as far as is known: half the time until a place is free.
+    waits_s = [full.retry_after_s for _ in range(3) if (full := all_full((slow, fast))) is not None]
+    assert waits_s == [0.5, 1.0, 1.0]
+    assert all_full((slow, fast, Held())) is None  # nobody knows how many that one takes
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_all_full_finds_the_bound_below_other_wrappers() -> None:
+    inner = Held()
+    bound = LimitedEngine(inner, 1, 1)
+    engine = BreakingEngine(bound)
+    tasks = [started(bound, request_of(id)) for id in ("a", "b")]
+    await settle()
+    assert all_full((engine,)) is not None
+    inner.ends["a"].set_result(None)
+    await settle()
+    assert all_full((engine,)) is None
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

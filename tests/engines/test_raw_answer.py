@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import orjson
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coe.engines.openai import OpenAIEngine
-from coe.engines.raw_answer import RawStream, raw_deltas, whole_answer
+from coe.engines.raw_answer import RawStream, raw_stream, whole_answer
 from coe.errors import RequestError, UpstreamError
 from coe.experts import Expert, OpenAISpec
 from coe.types import Delta, GenerationRequest, RawRequest, Usage
@@ -26,20 +26,19 @@ _STREAM = _TEXT + _LAST + _USAGE + _DONE
 
 class _Pieces:
     def __init__(self, *chunks: bytes) -> None:
-        self._chunks = chunks
+        self._chunks = list(chunks)
 
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
-            yield chunk
+    async def readany(self) -> bytes:
+        return self._chunks.pop(0) if self._chunks else b""
 
 
-async def _read(raw: RawRequest, *chunks: bytes) -> list[Delta]:
-    return [delta async for delta in raw_deltas("e", raw)(_Pieces(*chunks))]
+async def _read(*chunks: bytes) -> list[Delta]:
+    return [delta async for delta in raw_stream("e", _Pieces(*chunks))]
 
 
 async def test_raw_stream_hands_every_chunk_on_as_it_came() -> None:
     chunks = (_TEXT[:30], _TEXT[30:] + _LAST, _USAGE + _DONE)
-    *pieces, end = await _read(RawRequest({}, is_streamed=True), *chunks)
+    *pieces, end = await _read(*chunks)
     assert tuple(piece.raw for piece in pieces) == chunks
     assert end == Delta(finish_reason="tool_calls", usage=Usage(7, 2))
 
@@ -54,7 +53,7 @@ def test_raw_stream_is_blind_to_chunking(cuts: Sequence[int]) -> None:
 
 
 async def test_raw_stream_ends_with_the_end_mark_though_the_server_goes_on() -> None:
-    pieces = await _read(RawRequest({}, is_streamed=True), _STREAM, b"data: more\n\n")
+    pieces = await _read(_STREAM, b"data: more\n\n")
     assert pieces[0].raw == _STREAM
     assert len(pieces) == 2
 
@@ -65,7 +64,7 @@ async def test_raw_stream_ends_with_the_end_mark_though_the_server_goes_on() -> 
 )
 async def test_raw_stream_without_its_end_mark_is_not_whole(stream: bytes) -> None:
     with pytest.raises(UpstreamError, match="end mark"):
-        await _read(RawRequest({}, is_streamed=True), stream)
+        await _read(stream)
 
 
 def test_raw_stream_remembers_no_more_than_the_end_of_a_long_answer() -> None:
@@ -83,12 +82,12 @@ def test_raw_stream_remembers_no_more_than_the_end_of_a_long_answer() -> None:
 )
 async def test_raw_stream_that_begins_with_a_failure_raises_it(beginning: bytes) -> None:
     with pytest.raises(UpstreamError):
-        await _read(RawRequest({}, is_streamed=True), beginning, _DONE)
+        await _read(beginning, _DONE)
 
 
 async def test_raw_stream_leaves_a_later_failure_to_the_client() -> None:
     error = b'data: {"error":{"message":"out of memory"}}\n\n'
-    pieces = await _read(RawRequest({}, is_streamed=True), _TEXT, error, _DONE)
+    pieces = await _read(_TEXT, error, _DONE)
     assert b"".join(piece.raw for piece in pieces) == _TEXT + error + _DONE
 
 
@@ -99,14 +98,14 @@ async def test_raw_answer_comes_whole_and_is_counted() -> None:
             "usage": {"prompt_tokens": 3, "completion_tokens": 4},
         }
     )
-    pieces = await _read(RawRequest({}), body[:20], body[20:])
-    assert pieces == [Delta(raw=body), Delta(finish_reason="length", usage=Usage(3, 4))]
+    pieces = await whole_answer("e", _Pieces(body[:20], body[20:]))
+    assert pieces == (Delta(raw=body), Delta(finish_reason="length", usage=Usage(3, 4)))
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b'{"error":{"message":"no"}}', b"{"])
-def test_raw_answer_that_is_none_is_the_experts_failure(body: bytes) -> None:
+async def test_raw_answer_that_is_none_is_the_experts_failure(body: bytes) -> None:
     with pytest.raises(UpstreamError, match="no answer"):
-        whole_answer("e", body)
+        await whole_answer("e", _Pieces(body))
 
 
 async def test_openai_engine_posts_a_raw_request_as_it_is_but_for_the_model(

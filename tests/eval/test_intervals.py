@@ -68,3 +68,13 @@ def test_resampling_in_parts_gives_as_many_means(monkeypatch: pytest.MonkeyPatch
 def test_same_generator_gives_the_same_interval() -> None:
     values = np.random.default_rng(3).random(50)
     assert bootstrap_mean(values, _rng()) == bootstrap_mean(values, _rng())
+
+
+@pytest.mark.parametrize(("n", "chance"), [(50, 0.5), (200, 0.3), (400, 0.9)])
+def test_interval_covers_the_truth_about_as_often_as_it_says(n: int, chance: float) -> None:
+    rng = np.random.default_rng(n)
+    drawn = (rng.random((600, n)) < chance).astype(float)
+    intervals = [bootstrap_mean(values, rng, n_resamples=500) for values in drawn]
+    covered = np.mean([each.low <= chance <= each.high for each in intervals])
+    # 95 %; 600 draws leave 0.9 points of error, and a bootstrap of few right or wrong is short.
+    assert 0.915 <= covered <= 0.98

@@ -12,8 +12,10 @@ from coe.composition import Composition, Conduct
 from coe.engines.base import Engine, EngineState
 from coe.engines.scripted import ScriptedEngine
 from coe.errors import StartupError
+from coe.eval.asking import LiveSettings
 from coe.eval.datasets import Grade, QuestionSet, load_outcomes, save_outcomes
-from coe.eval.live import Failure, LiveSettings, run_live, run_routed
+from coe.eval.live import Failure, run_live
+from coe.eval.routed import run_routed
 from coe.experts import Expert, ExpertPool, Price, ScriptedSpec
 from coe.routing import FloatArray, Router
 from coe.scheduling import Site, Tenant

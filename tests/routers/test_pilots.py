@@ -126,3 +126,30 @@ def test_wrong_changes_of_the_pool_are_refused(table: OutcomeTable, encoder: Enc
         fitted.without_expert("calc").without_expert("geo").without_expert("chem")
     with pytest.raises(ConfigError, match="known: mean"):
         PilotsScorer.fit(table, encoder, "max")  # type: ignore[arg-type]
+
+
+def test_least_share_drops_pilots_of_groups_won_by_chance(encoder: Encoder) -> None:
+    sums = (Query("sum", str(i), "maths") for i in range(4))
+    queries = (*sums, Query("river", "5", "lands"))
+    scores = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]] + [[0.5, 1.0]])
+    table = OutcomeTable(queries, ("a", "b"), scores)
+    every = PilotsScorer.fit(table, encoder).artifact().manifest.settings
+    some = PilotsScorer.fit(table, encoder, least_share=0.3).artifact()
+    most = PilotsScorer.fit(table, encoder, least_share=1.0).artifact()
+    assert every["n_pilots"] == 3
+    assert some.manifest.settings["n_pilots"] == most.manifest.settings["n_pilots"] == 2
+    assert some.arrays["owners"].tolist() == [0, 1]
+
+
+def test_least_share_holds_for_an_expert_that_is_added(encoder: Encoder) -> None:
+    texts = ("sum", "sum", "sum", "acid", "river")
+    queries = tuple(
+        Query(text, str(i), "lands" if text == "river" else "maths") for i, text in enumerate(texts)
+    )
+    scores = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]] + [[0.5, 1.0]])
+    table = OutcomeTable(queries, ("a", "b"), scores)
+    fitted = PilotsScorer.fit(table, encoder, least_share=0.3)
+    again = fitted.without_expert("b").with_expert("b", table)
+    assert again.artifact().manifest.settings["n_pilots"] == 2
+    asked = [Query("sum"), Query("river"), Query("acid")]
+    np.testing.assert_array_equal(again.score(asked), fitted.score(asked))

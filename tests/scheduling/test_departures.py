@@ -147,3 +147,54 @@ def test_events_of_an_expert_that_was_removed_change_nothing() -> None:
         assert stage.after(event, 1.0, "a") == []
     assert stage.after("cancel", 1.0, Ticket("1", "a")) == []
     assert stage.after("finish", 1.0, Ticket("1", "a")) == []
+
+
+def test_sleeper_that_a_pinned_expert_keeps_from_waking_wakes_elsewhere() -> None:
+    site = Site({"g0": 2.0, "g1": 2.0}, (Tenant("a", 1.5, asleep_gib=1.5),), 2.0)
+    effects = RecordingEffects()
+    scheduler = SwapScheduler(site, effects)
+    scheduler.on_arrival(0.0, Ticket("1", "a"))
+    scheduler.on_loaded(0.0, "a")
+    scheduler.on_finish(0.0, Ticket("1", "a"))
+    scheduler.on_dismiss(1.0, "a")
+    scheduler.on_slept(1.0, "a")
+    effects.taken()
+    scheduler.on_add(2.0, Tenant("p", 1.0, placements=(("g0",),), pinned=True))
+    scheduler.on_loaded(3.0, "p")
+    assert effects.taken() == ["load p on g0"], "nobody asks for the sleeper yet"
+    scheduler.on_arrival(4.0, Ticket("2", "a"))
+    assert effects.taken() == ["evict a"]
+    scheduler.on_evicted(5.0, "a")
+    assert effects.taken() == ["load a on g1"]
+
+
+def test_sleeper_that_was_waited_for_before_the_pinned_expert_came_wakes_elsewhere() -> None:
+    """A swap to wake it was decided when memory went to an expert that was added."""
+    site = Site(
+        {"g0": 2.0, "g1": 2.0},
+        (Tenant("a", 1.5, asleep_gib=1.5), Tenant("b", 1.0, placements=(("g0",),))),
+        2.0,
+    )
+    effects = RecordingEffects()
+    scheduler = SwapScheduler(site, effects)
+    scheduler.on_arrival(0.0, Ticket("1", "a"))
+    scheduler.on_loaded(0.0, "a")
+    scheduler.on_finish(0.0, Ticket("1", "a"))
+    scheduler.on_dismiss(1.0, "a")
+    scheduler.on_slept(1.0, "a")
+    scheduler.on_arrival(2.0, Ticket("2", "b"))
+    scheduler.on_arrival(2.0, Ticket("3", "a"))  # waits for b to come, and then to leave
+    scheduler.on_add(2.0, Tenant("p", 1.0, placements=(("g0",),), pinned=True))
+    effects.taken()
+    scheduler.on_loaded(3.0, "b")
+    scheduler.on_finish(4.0, Ticket("2", "b"))
+    for at in range(40):
+        if scheduler.n_waiting == 0:
+            return
+        for effect in effects.taken():
+            what, expert_id, *_ = effect.split()
+            done = {"load": "loaded", "wake": "loaded", "prefetch": "loaded", "evict": "evicted"}
+            if what in done:
+                getattr(scheduler, f"on_{done[what]}")(5.0 + at, expert_id)
+        scheduler.on_tick(5.0 + at)
+    raise AssertionError("nobody woke it")

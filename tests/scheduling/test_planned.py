@@ -300,3 +300,69 @@ def test_planned_scheduler_without_a_plan_holds_nobody() -> None:
 def test_planned_experts_have_to_be_known() -> None:
     with pytest.raises(UnknownExpert, match="e99"):
         Table().scheduler.expect(0.0, [{"e99": 1}])
+
+
+SMALL = Site({"g": 1.0}, (Tenant("a", 1.0), Tenant("b", 1.0)))
+
+
+def _planned() -> tuple[PlannedScheduler, RecordingEffects]:
+    """Follows a plan in which a comes before b; two wait for each."""
+    effects = RecordingEffects()
+    scheduler = PlannedScheduler(SMALL, effects)
+    scheduler.on_start(0.0)
+    scheduler.expect(0.0, [{"a": 2}, {"b": 2}])
+    for number, expert_id in enumerate("aabb"):
+        scheduler.on_arrival(0.0, Ticket(str(number), expert_id))
+    return scheduler, effects
+
+
+def test_expert_that_is_removed_leaves_the_plan_and_those_held_for_it() -> None:
+    scheduler, effects = _planned()
+    assert effects.taken() == ["load a on g"]
+    scheduler.on_remove(1.0, "b")
+    assert effects.taken() == ["refuse 2: ExpertRemoved", "refuse 3: ExpertRemoved"]
+    assert (scheduler.n_held, scheduler.n_loads_ahead) == (0, 0)
+    with pytest.raises(UnknownExpert):
+        scheduler.on_arrival(1.0, Ticket("4", "b"))
+    scheduler.on_loaded(2.0, "a")
+    assert effects.taken() == ["grant 0", "grant 1"]
+    scheduler.on_finish(3.0, Ticket("0", "a"))
+    scheduler.on_finish(3.0, Ticket("1", "a"))
+    assert scheduler.n_waiting == 0
+
+
+def test_expert_that_is_removed_while_it_is_there_makes_way_for_the_plan() -> None:
+    scheduler, effects = _planned()
+    scheduler.on_loaded(1.0, "a")
+    effects.taken()
+    scheduler.on_remove(2.0, "a")
+    scheduler.on_arrival(2.0, Ticket("4", "a"))
+    assert effects.taken() == ["refuse 4: ExpertRemoved"]
+    scheduler.on_finish(3.0, Ticket("0", "a"))
+    scheduler.on_finish(3.0, Ticket("1", "a"))
+    assert effects.taken() == ["evict a"]
+    scheduler.on_evicted(4.0, "a")
+    assert effects.taken() == ["load b on g"]
+    scheduler.on_loaded(5.0, "b")
+    assert effects.taken() == ["grant 2", "grant 3"]
+    scheduler.on_cancel(5.0, Ticket("9", "a"))
+
+
+def test_expert_that_is_added_under_a_plan_is_planned_for_when_it_is_asked() -> None:
+    scheduler, effects = _planned()
+    scheduler.on_add(1.0, Tenant("c", 1.0))
+    scheduler.on_arrival(1.0, Ticket("4", "c"))
+    served: list[str] = []
+    for at in range(2, 40):
+        for told in effects.taken():
+            what, name, *_ = told.split()
+            if what == "load":
+                scheduler.on_loaded(float(at), name)
+            elif what == "evict":
+                scheduler.on_evicted(float(at), name)
+            else:
+                assert what == "grant"
+                served.append(name)
+                scheduler.on_finish(float(at), Ticket(name, "aabbc"[int(name)]))
+        scheduler.on_tick(float(at))
+    assert sorted(served) == ["0", "1", "2", "3", "4"]

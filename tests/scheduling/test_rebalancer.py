@@ -11,7 +11,7 @@ import pytest
 
 from coe.assembly import load_composition
 from coe.engines.scripted import ScriptedEngine
-from coe.errors import CoeError, ConfigError, UnknownExpert
+from coe.errors import CoeError, ConfigError
 from coe.experts import Expert, ScriptedSpec
 from coe.scheduling import Effects, Site, SwapCosts, SwapRules, SwapScheduler, Tenant, Ticket
 from coe.scheduling.dispatcher import Dispatcher
@@ -93,9 +93,13 @@ def test_a_placement_that_is_none_of_the_experts_own_is_refused() -> None:
     for places in ((), (("gpu9",),), (("gpu0", "gpu1"),)):
         with pytest.raises(ConfigError, match="'a'"):
             stage.place(0.0, {"a": places})
-    with pytest.raises(UnknownExpert):
-        stage.place(0.0, {"z": (("gpu0",),)})
     assert "load a on gpu0" in stage.serve(1.0, "a")
+
+
+def test_a_placement_of_an_expert_that_was_removed_meanwhile_is_passed_over() -> None:
+    stage = Stage()
+    assert stage.place(0.0, {"z": (("gpu9",),), "a": (("gpu1",),)}) == []
+    assert "load a on gpu1" in stage.serve(1.0, "a")
 
 
 def test_a_lookout_is_silent_until_it_has_seen_enough() -> None:

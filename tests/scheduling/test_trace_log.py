@@ -133,3 +133,32 @@ def test_read_trace_leaves_out_experts_that_are_hosted_elsewhere(file: Path) -> 
     trace = read_trace(file, elsewhere={"far"})
     assert [trace.expert_ids[e] for e in trace.experts] == ["a", "b", "a", "b"]
     assert trace.queries.tolist() == [0, 1, 1, 2]
+
+
+def test_processes_that_share_a_trace_write_whole_lines(file: Path) -> None:
+    logs = [TraceLog(file, every_s=0.001, is_shared=True) for _ in range(3)]
+    names = [f"expert-{number}-" + "x" * 500 for number in range(3)]
+
+    def add(number: int) -> None:
+        for _ in range(300):
+            logs[number].add([names[number]])
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with pytest.raises(ConfigError, match="another gateway writes it"):
+        TraceLog(file)
+    for log in logs:
+        log.close()
+    trace = read_trace(file)
+    assert sorted(trace.expert_ids) == names
+    assert len(trace.queries) == 900
+
+
+def test_trace_of_one_process_is_not_shared(file: Path) -> None:
+    log = TraceLog(file)
+    with pytest.raises(ConfigError, match="another gateway writes it"):
+        TraceLog(file, is_shared=True)
+    log.close()

@@ -49,6 +49,11 @@ _LOADERS: dict[tuple[str, ...], str] = {
 }
 
 
+# A benchmark's own check, run in a process without network, files or time.
+_CHILD = "eval/benchmarks/check_child.py"
+_SANDBOXED = frozenset({(_CHILD, "calls exec"), (_CHILD, "calls compile")})
+
+
 def _sources(repository: Path) -> Iterator[tuple[Path, ast.Module]]:
     seen: set[Path] = set()
     for folder in _FOLDERS:
@@ -107,6 +112,7 @@ def test_source_unpickles_evaluates_and_shells_nothing(repository: Path) -> None
         f"{file.relative_to(repository)}: {complaint}"
         for file, tree in _sources(repository)
         for complaint in _complaints(tree)
+        if (str(file.relative_to(repository)), complaint) not in _SANDBOXED
     ]
     assert found == []
 

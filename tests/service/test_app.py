@@ -21,7 +21,7 @@ from coe.routers.policies import TopK
 from coe.routing import FloatArray, Router
 from coe.service.app import create_app
 from coe.service.catalog import Health
-from coe.service.middleware import RequestId
+from coe.service.middleware import Envelope
 from coe.service.settings import ServiceSettings
 from coe.types import Delta, Query
 
@@ -446,7 +446,7 @@ async def test_readyz_trusts_a_proof_for_five_seconds_and_a_failure_not_at_all(
     scorer.score = lambda queries: np.full((len(queries), 1), scores.pop(0))
     health = Health(composed(scorer), lambda: now_s)
     seen: list[tuple[float, int, int]] = []
-    async with client_of(RequestId(health.ready)) as client:
+    async with client_of(Envelope(health.ready)) as client:
         for now_s in (0.0, 0.0, 4.9, 5.0):
             response = await client.get("/readyz")
             seen.append((now_s, response.status_code, len(scores)))

@@ -265,3 +265,62 @@ async def test_near_asks_are_answered_where_that_is_wanted(
     assert await how("sums: what is 1 + 3?") == "miss"
     assert await how("sums: what is not 1 + 2?") == "miss"
     assert await how("please, sums: what is 1 + 2?", temperature=0.5) == "miss"
+
+
+async def test_key_has_its_requests_go_no_more_urgently_than_it_may(
+    store: Store, fakes: Any
+) -> None:
+    expert = Expert("one", ScriptedSpec(default="hi"))
+    engine, pool = ScriptedEngine(expert), ExpertPool((expert,))
+    router = Router(fakes.scorer(pool.ids), TopK(1), pool)
+    app = create_app(
+        Composition(router, {"one": engine}), ServiceSettings(needs_key=True), store=store
+    )
+    low, _ = await _key(store, "low", max_priority=-3)
+    free, _ = await _key(store, "free")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as client:
+        for headers, fields in (
+            (low, {"coe": {"priority": 9}}),
+            (low | {"x-coe-priority": "5"}, {}),
+            (low, {}),
+            (low, {"coe": {"priority": -7}}),
+            (free, {"coe": {"priority": 9}}),
+        ):
+            answer = await client.post(CHAT, json=_body("hi", **fields), headers=headers)
+            assert answer.status_code == 200
+    assert [request.priority for request in engine.requests] == [-3, -3, -3, -7, 9]
+
+
+async def test_limited_key_is_told_of_no_expert_beyond_it(store: Store, gateway: Clients) -> None:
+    client = gateway(needs_key=True)
+    limited, _ = await _key(store, "limited", experts=("cheap", "since-removed"))
+    answer = await client.post(CHAT, json=_body("dear"), headers=limited)
+    assert (answer.status_code, answer.headers["x-coe-expert"]) == (200, "cheap")
+    assert answer.headers["x-coe-scores"] == "cheap=0"
+    for body in (
+        _body(model="since-removed"),
+        _body(model="dear"),
+        _body(coe={"experts": ["since-removed"]}),
+        _body(coe={"experts": ["dear"]}),
+        _body(coe={"policy": "top-1:experts=nosuch"}),
+        _body(coe={"policy": "top-1:experts=dear"}),
+    ):
+        refused = await client.post(CHAT, json=body, headers=limited)
+        assert 400 <= refused.status_code < 500
+        told = str(refused.json()) + str(dict(refused.headers))
+        assert "dear" not in told or "dear" in str(body), "what it named itself is no news"
+    everybody, _ = await _key(store, "all")
+    answer = await client.post(CHAT, json=_body("dear"), headers=everybody)
+    assert answer.headers["x-coe-scores"] == "dear=1,cheap=0"
+
+
+async def test_policy_of_a_request_asks_no_more_experts_than_it_may(
+    store: Store, gateway: Clients
+) -> None:
+    client = gateway()
+    answer = await client.post(CHAT, json=_body(coe={"policy": "top-16"}))
+    assert sorted(answer.headers["x-coe-expert"].split(",")) == ["cheap", "dear"], "all there are"
+    for path in (CHAT, "/v1/route"):
+        refused = await client.post(path, json=_body(coe={"policy": "top-17"}))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == "coe.policy: k is 16 at most, not 17"

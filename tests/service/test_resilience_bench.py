@@ -58,7 +58,13 @@ async def test_resilience_client_sees_what_an_upstream_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", ["kill", "500", "slow-loris", "drain", "reload", "vanish"])
+@pytest.mark.parametrize(
+    "scene",
+    [
+        *("kill", "500", "slow-loris", "drain", "reload", "vanish"),
+        *("overload", "overload-gateway", "soak"),
+    ],
+)
 def test_scene_ends_well(repository: Path, scene: str) -> None:
     command = [sys.executable, "-m", "bench.resilience", "--quick", "--only", scene]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180)
@@ -73,6 +79,14 @@ def test_scene_ends_well(repository: Path, scene: str) -> None:
         assert row["cancelled_upstream"] == row["clients"]
         assert row["answers_still"]
         assert row["sockets_after"] <= row["sockets_before"]
+    elif scene == "soak":
+        assert row["failed"] == 0, row["problems"]
+    elif scene.startswith("overload"):
+        assert row["neither"] == row["refused_without_retry_after"] == 0
+        reason = "congestion" if scene == "overload-gateway" else "lines"
+        assert row["refused_for"][reason] > 0.8 * row["refused"] > 0
+        # Whatever else the machine does: most of what the gateway has goes into answers.
+        assert row["goodput_share_of_cpu"] > 0.5
     else:
         assert row["whole_failed"] == row["cut_without_error_event"] == 0
         assert row["cut_with_end_mark"] == 0

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from coe.store import ledger_limits, ledger_spend
 from coe.store.database import Database
 from coe.store.keys import ApiKey, KeyLimits
+from coe.store.ledger import Ledger
 from coe.store.link import RedisLink
 from coe.store.own_redis import OwnRedis, redis_binary
 
@@ -27,6 +29,14 @@ def clock() -> SimpleNamespace:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """What the processes of a gateway agree on; every table of it."""
+    opened = Ledger(tmp_path / "ledger.db", (*ledger_limits.TABLES, *ledger_spend.TABLES))
     yield opened
     opened.close()
 

@@ -131,7 +131,7 @@ def test_schema_of_a_later_release_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     migrate(connection, "store.db", (*MIGRATIONS, ("CREATE TABLE later (x)",)))
     connection.close()
-    with pytest.raises(ConfigError, match="schema 2 and this release knows 1"):
+    with pytest.raises(ConfigError, match="schema 3 and this release knows 2"):
         Database(tmp_path / "store.db")
 
 

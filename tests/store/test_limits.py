@@ -1,4 +1,6 @@
-"""Requests and tokens a minute: never too many, never a wait too long, the same on Redis."""
+"""Requests and tokens a minute: never too many, never a wait too long, the same in the ledger of
+several processes and on Redis.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from coe.errors import RateLimited
 from coe.store.keys import ApiKey, KeyLimits
+from coe.store.ledger import Ledger
+from coe.store.ledger_limits import LedgerLimits
 from coe.store.limits import UNLIMITED, Allowance, Limits, MemoryLimits
 from coe.store.link import RedisLink
 from coe.store.redis_limits import SharedLimits
@@ -21,23 +25,25 @@ OpenLink = Callable[..., Awaitable[RedisLink]]
 KeyWith = Callable[..., ApiKey]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "ledger", "redis"])
 async def limits(
-    request: pytest.FixtureRequest, clock: SimpleNamespace, open_link: OpenLink
+    request: pytest.FixtureRequest, clock: SimpleNamespace, open_link: OpenLink, ledger: Ledger
 ) -> Limits:
     if request.param == "memory":
         return MemoryLimits(lambda: clock.now_s)
+    if request.param == "ledger":
+        return LedgerLimits(ledger, _Never(), lambda: clock.now_s)
     return SharedLimits(await open_link(), _Never(), clock=lambda: clock.now_s)
 
 
 class _Never:
-    """Stands in for nobody: Redis is there in these tests."""
+    """Stands in for nobody: Redis and the ledger are there in these tests."""
 
     async def take(self, key: ApiKey, n_tokens: int) -> Allowance:
-        raise AssertionError("Redis was away")
+        raise AssertionError("it was away")
 
     async def correct(self, key: ApiKey, taken_tokens: int, used_tokens: int) -> None:
-        raise AssertionError("Redis was away")
+        raise AssertionError("it was away")
 
 
 async def test_key_without_limits_is_never_refused(limits: Limits, key_with: KeyWith) -> None:

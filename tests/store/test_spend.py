@@ -15,6 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from coe.errors import BudgetExceeded
 from coe.store.database import Database
 from coe.store.keys import ApiKey, KeyLimits
+from coe.store.ledger import Ledger
+from coe.store.ledger_spend import LedgerSpend
 from coe.store.link import RedisLink
 from coe.store.own_redis import OwnRedis
 from coe.store.periods import span_of
@@ -25,16 +27,19 @@ OpenLink = Callable[..., Awaitable[RedisLink]]
 KeyWith = Callable[..., ApiKey]
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "ledger", "redis"])
 async def spend(
     request: pytest.FixtureRequest,
     database: Database,
     clock: SimpleNamespace,
     open_link: OpenLink,
+    ledger: Ledger,
 ) -> Spend:
     local = SqliteSpend(database, 900.0, lambda: clock.now_s)
     if request.param == "sqlite":
         return local
+    if request.param == "ledger":
+        return LedgerSpend(local, ledger, 0, lambda: clock.now_s)
     return SharedSpend(local, await open_link(), "replica", clock=lambda: clock.now_s)
 
 

@@ -29,7 +29,7 @@ def vllm_server(
 ) -> Iterator[Serve]:
     """Serves a model directory under a name; gives the base URL, up to and including `/v1`."""
     if not (_VENV / ".installed").is_file():
-        pytest.fail("no vLLM here; run `python tests/vllm/install.py`, or `make test-slow`")
+        pytest.fail("no vLLM here; run `python tests/install.py vllm`, or `make test-slow`")
     folder = tmp_path_factory.mktemp("vllm")
     logs = request.config.stash.setdefault(_LOGS, {})
     base_urls: dict[str, str] = {}

@@ -45,7 +45,7 @@ async def test_a_model_that_vllm_cannot_load_is_explained(
     tmp_path: Path, harm: Callable[[Path], None], told: str
 ) -> None:
     if not (VENV / ".installed").is_file():
-        pytest.fail("no vLLM here; run `python tests/vllm/install.py`, or `make test-slow`")
+        pytest.fail("no vLLM here; run `python tests/install.py vllm`, or `make test-slow`")
     model = tmp_path / "model"
     shutil.copytree(model_dir("arithmetic"), model)
     harm(model)

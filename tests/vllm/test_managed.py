@@ -43,7 +43,7 @@ Make = Callable[..., VllmEngine]
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     """Engines on zoo models, stopped afterwards."""
     if not (VENV / ".installed").is_file():
-        pytest.fail("no vLLM here; run `python tests/vllm/install.py`, or `make test-slow`")
+        pytest.fail("no vLLM here; run `python tests/install.py vllm`, or `make test-slow`")
     async with AsyncExitStack() as stack:
 
         def engine(name: str, **more: object) -> VllmEngine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from coe.assembly import load_operated
+from coe.assembly.reloading import Reloader
 from coe.errors import ConfigError
 from coe.routing import RoutingDecision
 from coe.service.admin.access import AdminKey, Gate, is_address, is_loopback
 from coe.service.admin.app import create_admin_app
 from coe.service.app import create_app
+from coe.service.workers.reloads import reload_here
 from coe.types import GenerationRequest, Message
 
 KEY = "a key that nobody guesses"
@@ -37,11 +40,13 @@ class Served:
     """A pool with its gateway and its admin API."""
 
     def __init__(self, folder: Path) -> None:
-        file = folder / "experts.yaml"
-        file.write_text(POOL, encoding="utf-8")
-        self.composition, operator = load_operated(file)
+        self.file = folder / "experts.yaml"
+        self.file.write_text(POOL, encoding="utf-8")
+        self.composition, self.operator = load_operated(self.file)
         self.gateway = _client(create_app(self.composition))
-        self.admin = _client(create_admin_app(operator, AdminKey(KEY)), AUTHORIZED)
+        reload = partial(reload_here, Reloader(self.operator.served))
+        app = create_admin_app(self.operator, AdminKey(KEY), reload=reload)
+        self.admin = _client(app, AUTHORIZED)
 
     async def ask(self, model: str) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
@@ -300,3 +305,56 @@ async def test_call_that_makes_no_sense_is_told_so(
     response = await served.admin.request(method, path)
     assert response.status_code == status
     assert _message(response)
+
+
+async def test_reload_says_what_has_changed(served: Served) -> None:
+    text = POOL.replace("default: far", "default: farther")
+    served.file.write_text(text.replace("id: lands/b", "id: c"), encoding="utf-8")
+    answer = await served.admin.post("/admin/reload")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {
+            "done": True,
+            "reloaded": {
+                "router": "random/top-1",
+                "kept": ["a"],
+                "added": ["c"],
+                "changed": ["far"],
+                "removed": ["lands/b"],
+            },
+        },
+    )
+    assert (await served.ask("far")).json()["choices"][0]["message"]["content"] == "farther"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [("host_memory_gib: 2", "read at the start only"), ("host_memry: 2", "host_memory_gib")],
+)
+async def test_reload_of_a_file_that_cannot_be_served_says_why(
+    served: Served, changed: str, words: str
+) -> None:
+    served.file.write_text(POOL.replace("host_memory_gib: 1", changed), encoding="utf-8")
+    answer = await served.admin.post("/admin/reload")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_reloaded")
+    assert words in _message(answer)
+    assert (await served.ask("far")).status_code == 200
+
+
+async def test_reload_needs_the_key_and_a_gateway_that_can(served: Served) -> None:
+    bare = _client(create_admin_app(served.operator, AdminKey(KEY)), AUTHORIZED)
+    assert (await bare.post("/admin/reload")).status_code == 404
+    unknown = {"authorization": "Bearer somebody"}
+    assert (await served.admin.post("/admin/reload", headers=unknown)).status_code == 401
+    assert (await served.admin.get("/admin/reload")).status_code == 405
+
+
+async def test_experts_of_several_workers_are_those_of_the_file(served: Served) -> None:
+    served.operator.served.is_alone = False
+    for answer in (
+        await served.admin.post("/admin/experts", json=NEW),
+        await served.admin.delete("/admin/experts/a"),
+    ):
+        assert answer.status_code == 400
+        assert "POST /admin/reload" in _message(answer)
+    assert (await served.ask("a")).status_code == 200

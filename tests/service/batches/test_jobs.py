@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from coe.service.batches.pausing import MOST_PAUSES
 from coe.service.batches.settings import BatchSettings
 from coe.service.gateway import Gateway
 from coe.service.settings import ServiceSettings
+from coe.service.workers.seat import Seat
 from coe.store import (
     Batches,
     BatchState,
@@ -38,6 +39,8 @@ from coe.store import (
     StoredBatch,
     StoreSettings,
     UnknownBatch,
+    UnknownFile,
+    held_store,
     open_store,
 )
 from coe.types import Delta, GenerationRequest, Message
@@ -83,6 +86,8 @@ class Desk:
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     now_s: float = NOON
     is_hosted: bool = False
+    worker: int | None = None
+    """Its place among several processes; None: it is the only one."""
     store: Store = field(init=False)
     jobs: BatchJobs = field(init=False)
 
@@ -91,8 +96,11 @@ class Desk:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Desk]:
-        self.store = open_store(StoreSettings(self.folder / "store"), lambda: self.now_s)
+        settings = StoreSettings(self.folder / "store", worker=self.worker)
+        self.store = open_store(settings, lambda: self.now_s)
         gateway = Gateway(self.composition(), self.settings, store=self.store)
+        if self.worker is not None:
+            gateway.seat = Seat(self.worker, 2, self.folder / "metrics")
         self.jobs = BatchJobs(gateway, self.store, self.settings.batches, lambda: self.now_s)
         try:
             await self.jobs.start()
@@ -121,7 +129,8 @@ class Desk:
     async def submit(self, lines: Sequence[object], tenant: str = "", **told: Any) -> StoredBatch:
         file_id = await self.upload(lines, tenant)
         key = told.pop("key", None)
-        call = BatchCall(file_id, told.get("endpoint", CHAT), "24h", {})
+        endpoint, lifetime_s = told.get("endpoint", CHAT), told.get("lifetime_s")
+        call = BatchCall(file_id, endpoint, "24h", {}, lifetime_s)
         return await self.jobs.submit(tenant, key, call)
 
     async def upload(self, lines: Sequence[object], tenant: str = "") -> str:
@@ -432,3 +441,108 @@ async def test_a_gateway_serves_batches_from_start_to_stop(tmp_path: Path) -> No
             output = await client.get(f"/v1/files/{batch['output_file_id']}/content")
             assert orjson.loads(output.content)["custom_id"] == "r0"
             assert (await client.post(f"/v1/batches/{batch['id']}/cancel")).status_code == 409
+
+
+async def test_responses_are_a_batch_too(tmp_path: Path) -> None:
+    url = "/v1/responses"
+
+    def line(custom_id: str, **more: Any) -> dict[str, Any]:
+        body = {"model": "a", "input": "hi"} | more
+        return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+    async with Desk(tmp_path).open() as desk:
+        batch = await desk.submit([line("r0", instructions="be brief")], endpoint=url)
+        over = await desk.until(batch, "completed", "failed")
+        (answer,) = await desk.lines(over.output_file_id)
+        told = answer["response"]["body"]
+        assert (told["object"], told["status"], told["store"]) == ("response", "completed", False)
+        assert told["output"][-1]["content"][0]["text"] == "a says"
+        assert told["coe"]["experts"] == ["a"]
+        for wrong in ({"store": True}, {"previous_response_id": "resp_1"}):
+            over = await desk.until(
+                await desk.submit([line("r0", **wrong)], endpoint=url), "failed"
+            )
+            assert over.errors[0]["param"] == f"body.{next(iter(wrong))}"
+
+
+async def test_output_is_kept_for_as_long_as_was_said(tmp_path: Path) -> None:
+    settings = ServiceSettings(batches=BatchSettings(output_lifetime_s=7200.0))
+    async with Desk(tmp_path, settings=settings).open() as desk:
+        usual = await desk.until(await desk.submit([_line("r0")]), "completed")
+        said = await desk.until(await desk.submit([_line("r0")], lifetime_s=3600.0), "completed")
+        ids = [usual.output_file_id or "", said.output_file_id or ""]
+        lifetimes = [(await desk.store.files.get("", id_)).expires_s for id_ in ids]
+        assert lifetimes == [NOON + 7200.0, NOON + 3600.0]
+        desk.now_s += 3601.0
+        with pytest.raises(UnknownFile):
+            await desk.store.files.get("", ids[1])
+    paths = [tmp_path / "store" / "files" / id_ for id_ in ids]
+    assert [path.exists() for path in paths] == [True, True]
+    async with Desk(tmp_path, now_s=desk.now_s).open() as desk:
+        async with asyncio.timeout(20):
+            while paths[1].exists():  # swept at the start
+                await asyncio.sleep(0)
+        assert paths[0].exists()
+
+
+async def test_lines_of_a_batch_are_no_more_urgent_than_its_key_may_be(tmp_path: Path) -> None:
+    async with Desk(tmp_path, {"a": Gated("a")}).open() as desk:
+        _, key = await desk.store.keys.create("acme", KeyLimits(max_priority=2))
+        lines = [_line("r0", coe={"priority": 9}), _line("r1", coe={"priority": -9})]
+        await desk.until(await desk.submit(lines, "acme", key=key), "completed")
+        priorities = sorted(request.priority for request in desk.engines["a"].requests)
+        assert priorities == [-30, -19], "21 below what a client would have"
+
+
+@asynccontextmanager
+async def _two_workers(folder: Path) -> AsyncIterator[tuple[Desk, Desk]]:
+    """The first leads."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(held_store(folder / "store"))
+        first = await stack.enter_async_context(Desk(folder, worker=0).open())
+        batch = await first.submit([_line("r0")])
+        await first.until(batch, "completed")
+        second = await stack.enter_async_context(Desk(folder, worker=1).open())
+        yield first, second
+
+
+async def test_batch_that_one_worker_takes_on_is_answered_by_the_one_that_leads(
+    tmp_path: Path,
+) -> None:
+    async with _two_workers(tmp_path) as (leader, other):
+        n_before = leader.n_asked
+        batch = await other.submit([_line(f"r{i}") for i in range(5)])
+        over = await other.until(batch, "completed", "failed")
+        assert (over.state, over.n_completed) == ("completed", 5)
+        assert len(await other.lines(over.output_file_id)) == 5
+        assert (leader.n_asked - n_before, other.n_asked) == (5, 0)
+
+
+async def test_batch_is_cancelled_by_way_of_any_worker(tmp_path: Path) -> None:
+    async with _two_workers(tmp_path) as (leader, other):
+        batch = await other.submit([_line("r0"), _line("r1", "hold it")])
+        await other.until_counted(batch, 1)
+        await other.jobs.cancel("", batch.id)
+        over = await other.until(batch, "cancelled")
+        assert [line["custom_id"] for line in await leader.lines(over.output_file_id)] == ["r0"]
+
+
+async def test_another_worker_goes_on_where_the_one_that_led_has_ended(tmp_path: Path) -> None:
+    async with _two_workers(tmp_path) as (leader, other):
+        lines = [_line("r0", model="a"), _line("r1", "hold it", model="b")]
+        batch = await leader.submit(lines)
+        await leader.until_counted(batch, 1)
+        await leader.jobs.stop()
+        other.engines["b"].gate.set()
+        over = await other.until(batch, "completed", "failed")
+        assert (over.state, over.n_completed) == ("completed", 2)
+        assert (len(other.engines["a"].requests), other.n_asked) == (0, 1), "nothing is asked twice"
+
+
+async def test_tenant_is_held_to_its_batches_whichever_worker_it_comes_to(tmp_path: Path) -> None:
+    async with _two_workers(tmp_path) as (leader, other):
+        for desk in (leader, other):
+            desk.jobs.settings = BatchSettings(max_unfinished=1)
+        await leader.submit([_line("r0", "hold it")])
+        with pytest.raises(QueueFull):
+            await other.submit([_line("r0")])

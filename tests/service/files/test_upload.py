@@ -214,6 +214,15 @@ async def test_wrong_page_is_refused_by_name(client: httpx.AsyncClient, query: s
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
         ({"metdata": {}}, "metdata"),
         ({"output_expires_after": {"seconds": 3600}}, "output_expires_after"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 60}},
+            "output_expires_after",
+        ),
+        ({"output_expires_after": "never"}, "output_expires_after"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 3600, "more": 1}},
+            "output_expires_after",
+        ),
     ],
 )
 async def test_wrong_batch_is_refused_by_field(
