@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: passed through to the expert that is named."""
+"""`POST /v1/embeddings`: passed through to the expert that is named, or routed to."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ROUTE = "embeddings"
 def read_embeddings_call(
     raw: Mapping[str, Any], control: Control, tenant: str
 ) -> tuple[ChatCall, Telling]:
-    """Only experts that are servers have embeddings; whether one has, it says itself."""
+    """Embedders and servers have embeddings; whether a server has, it says itself."""
     model = raw.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model is required", param="model", code="missing_parameter")
     if raw.get("input") in (None, "", []):
         raise InvalidRequest("input is required", param="input", code="missing_parameter")
     complaint = InvalidRequest(
-        f"expert {model!r} speaks text and has no embeddings; name one that is a server",
+        f"expert {model!r} speaks text and has no embeddings; name an embedder or a server",
         param="model",
     )
     passed = RawRequest(own_fields(raw), ROUTE, is_all=True)

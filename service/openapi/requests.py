@@ -190,7 +190,7 @@ def _embedding_fields(limits: RequestLimits) -> Mapping[str, Schema]:
     tokens = list_of({"type": "integer"}, 1)
     several = list_of(any_of(ANY_TEXT, tokens), 1, limits.max_inputs)
     return {
-        "model": told(ref("Model"), "An expert that has embeddings."),
+        "model": told(ref("Model"), "An expert that has embeddings, or coe to have one chosen."),
         "input": any_of(text(1), several, tokens),
         "coe": optional(ref("Control")),
     }
