@@ -68,7 +68,8 @@ class Tally:
     abandoned: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     failovers: int = 0
-    usage: Usage = field(default_factory=Usage)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     uncounted_answers: int = 0
 
     def request(self) -> Asked:
@@ -102,7 +103,8 @@ class Asked:
         if usage is None:
             self._tally.uncounted_answers += 1
         else:
-            self._tally.usage += usage
+            self._tally.prompt_tokens += usage.prompt_tokens
+            self._tally.completion_tokens += usage.completion_tokens
 
 
 class Counters:

@@ -5,12 +5,13 @@ What was asked is not in it, unless the operator wants it there.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from coe.store.database import Database
 
@@ -66,7 +67,7 @@ class DecisionsLog:
 
     def add(self, decision: LoggedDecision) -> None:
         """Written soon, and not waited for. Never raises; a log that cannot keep up has gaps."""
-        experts = json.dumps(decision.experts)
+        experts = orjson.dumps(decision.experts).decode()
         tokens = (decision.prompt_tokens, decision.completion_tokens)
         text = decision.text if self._keeps_text else None
         self._database.put(
@@ -116,7 +117,7 @@ def _decision(row: Sequence[Any]) -> LoggedDecision:
         tenant,
         router,
         policy,
-        tuple(json.loads(experts)),
+        tuple(orjson.loads(experts)),
         latency_s,
         prompt,
         completion,
