@@ -168,11 +168,11 @@ class Composition:
         decision = self.members.present(router.route(self._query(request), explain=False), router)
         if request.raw is not None and request.raw.is_all:
             return replace(decision, experts=decision.experts[:1])
-        return decision
+        return wish.within(decision)
 
     def explain(self, request: GenerationRequest, wish: Wish = ANY) -> RoutingDecision:
         """The decision with its reasons; nobody is asked."""
-        return self._router(request, wish).route(self._query(request))
+        return wish.within(self._router(request, wish).route(self._query(request)))
 
     def _query(self, request: GenerationRequest) -> Query:
         previous = self._sessions.last_expert(request.session)

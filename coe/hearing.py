@@ -33,12 +33,15 @@ async def begun(engine: Engine, request: GenerationRequest) -> Begun:
     stream closed.
     """
     if request.raw is not None and not request.raw.is_streamed:
-        return Begun(await whole_of(engine, request))
-    expert_id, deltas = engine.expert_id, engine.stream(request)
+        deltas = await whole_of(engine, request)
+        if not deltas:
+            raise UpstreamError(engine.expert_id, "the answer broke off before its first word")
+        return Begun(deltas)
+    stream = engine.stream(request)
     try:
-        return Begun(await head(expert_id, deltas), deltas)
+        return Begun(await head(engine.expert_id, stream), stream)
     except BaseException:
-        async with closing_stream(deltas):
+        async with closing_stream(stream):
             raise
 
 

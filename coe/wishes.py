@@ -11,7 +11,7 @@ from coe.routers.policies import PolicySpec, policy_of
 from coe.routers.policies.budgets import WithinLimit
 from coe.routers.policies.constraints import SessionAffinity
 from coe.routers.policies.restricted import AdaptiveAmong, Among
-from coe.routing import AdaptivePolicy, KeepsSession, NamesExperts, Policy, Router
+from coe.routing import AdaptivePolicy, KeepsSession, NamesExperts, Policy, Router, RoutingDecision
 from coe.types import Query, RawRequest
 
 
@@ -23,6 +23,14 @@ class Wish:
     """Only these may answer; None: all."""
     policy: PolicySpec | None = None
     """In place of the pool's own."""
+    most: int | None = None
+    """How many experts such a policy may choose at once; None: as many as it likes."""
+
+    def within(self, decision: RoutingDecision) -> RoutingDecision:
+        """The decision of such a policy, of the best ones alone where it chose too many."""
+        if self.policy is None or self.most is None or len(decision.experts) <= self.most:
+            return decision
+        return replace(decision, experts=decision.experts[: self.most])
 
 
 ANY = Wish()

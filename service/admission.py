@@ -116,12 +116,12 @@ class Intake:
         if self.n_in_flight >= self._rules.max_in_flight:
             self._refused["in_flight"] += 1
             return _OVERLOADED
-        if not self._congestion.lets_in(self.n_in_flight):
-            self._refused["congestion"] += 1
-            return _OVERLOADED
         if path in self._generating and (full := self._full()) is not None:
             self._refused["lines"] += 1
             return _lines_full(max(1, ceil(min(full.retry_after_s, _LONGEST_WAIT_S))))
+        if not self._congestion.lets_in(self.n_in_flight):
+            self._refused["congestion"] += 1
+            return _OVERLOADED
         self.n_in_flight += 1
         if self._timer is None:
             loop = asyncio.get_running_loop()

@@ -63,13 +63,22 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_is_here()
         intake: Intake | None = self.app_state.get(INTAKE)
-        if intake is not None and self._is_idle and self.parser.get_method() == b"POST":
-            refusal = None if self.parser.should_upgrade() else intake.begin(self.url)
-            if refusal is not None:
-                self._refuse(refusal)
-                return
-            self.scope[LET_IN] = time.monotonic()  # type: ignore[literal-required]
-        super().on_headers_complete()
+        is_asked = self._is_idle and self.parser.get_method() == b"POST"
+        if intake is None or not is_asked or self.parser.should_upgrade():
+            super().on_headers_complete()
+            return
+        # A refusal that came before, on the same read, has begun to wait for the next request.
+        self._unset_keepalive_if_required()
+        refusal = intake.begin(self.url)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        self.scope[LET_IN] = time.monotonic()  # type: ignore[literal-required]
+        try:
+            super().on_headers_complete()
+        except BaseException:
+            intake.end()  # nobody will serve what cannot be read
+            raise
 
     def on_body(self, body: bytes) -> None:
         if not self._is_refused:
@@ -94,7 +103,11 @@ class Connection(HttpToolsProtocol):
         for nobody knows whether it comes.
         """
         self._is_refused = True
-        is_kept = self.parser.should_keep_alive() and not self.expect_100_continue
+        if self.flow.write_paused:
+            self.transport.abort()  # it asks on and reads nothing of what it is told
+            return
+        is_kept = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        is_kept = is_kept and not self.expect_100_continue
         lines = b"".join([b"%b: %b\r\n" % told for told in self.server_state.default_headers])
         self.transport.write(refusal.response(self.headers, lines if is_kept else lines + _CLOSE))
         if not is_kept:

@@ -187,7 +187,7 @@ def wish_of(control: Control, max_recruited: int) -> Wish:
         if (k := spelt_out(spec).k) > max_recruited:
             told = f"coe.policy: k is {max_recruited} at most, not {k}"
             raise InvalidRequest(told, param="coe.policy")
-    return Wish(control.experts, spec)
+    return Wish(control.experts, spec, max_recruited)
 
 
 def _due_at(call: ChatCall, deadline_s: float) -> ChatCall:

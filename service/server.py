@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coe.errors import ConfigError
 from coe.service.accepting import N_AT_ONCE, waiting_at
-from coe.service.admission import INTAKE
+from coe.service.admission import INTAKE, LET_IN
 from coe.service.chunks import error_event
 from coe.service.connection import Connection
 from coe.service.errors import SHUTTING_DOWN
@@ -179,6 +179,8 @@ class _Requests:
             await self._app(scope, receive, send)
             return
         if self.is_closed:
+            if LET_IN in scope:
+                scope["state"][INTAKE].end()
             await send_json(send, SHUTTING_DOWN.envelope, SHUTTING_DOWN.status, _ELSEWHERE)
             return
         task = asyncio.current_task()

@@ -8,6 +8,7 @@ the start of a process as one: counters that were added up here would fall when 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ _LABEL = "worker"
 _SUFFIX = ".prom"
 EVERY_S = 1.0
 _STALE_S = 10.0
+_LOG = logging.getLogger(__name__)
 """Who has not written for so long is taken to be gone."""
 
 
@@ -56,7 +58,10 @@ class WorkerMetrics:
         """Publishes until it is cancelled, and takes the numbers away then."""
         try:
             while True:
-                self.publish()
+                try:
+                    self.publish()
+                except OSError as error:
+                    _LOG.warning("the numbers of worker %s are not told: %s", self._worker, error)
                 await asyncio.sleep(every_s)
         finally:
             self._file.unlink(missing_ok=True)

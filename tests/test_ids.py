@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from coe.ids import new_id
 
@@ -31,3 +32,9 @@ def test_ids_of_a_forked_child_are_its_own() -> None:
     said = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, check=True)
     theirs, ours = said.stdout.split()
     assert theirs != ours
+
+
+def test_ids_are_drawn_by_several_threads_at_once() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        drawn = [*threads.map(lambda _: [new_id() for _ in range(3000)], range(8))]
+    assert len({id_ for ids in drawn for id_ in ids}) == 8 * 3000

@@ -21,6 +21,8 @@ Turn = asyncio.Future[None]
 _SMOOTHING = 0.2
 """Weight of the newest of the times that a place was held."""
 _UNMEASURED_S = 1.0
+_FULL_LINES = 8
+"""Nobody is sent away for longer than so many full lines take: who knows who comes back."""
 
 
 class LimitedEngine(WrappingEngine):
@@ -65,7 +67,8 @@ class LimitedEngine(WrappingEngine):
     def turned_away(self) -> QueueFull:
         """What to tell one more. Those turned away one after the other are sent back so."""
         wait_s = self.wait_s
-        self._n_turned_away += 1
+        most = _FULL_LINES * (self._max_in_flight + self._max_queued)
+        self._n_turned_away = min(self._n_turned_away + 1, most)
         return QueueFull(
             f"{self.n_waiting} requests already wait for expert {self.expert_id!r}",
             round(wait_s, 3),
@@ -146,6 +149,8 @@ class LimitedEngine(WrappingEngine):
                 turn.set_result(None)
                 return
         self.n_in_flight -= 1
+        if not self.n_in_flight:
+            self._n_turned_away = 0  # whoever is to come back would be here
 
     def _leave(self, priority: int, turn: Turn) -> None:
         line = self._lines.get(priority)

@@ -40,6 +40,7 @@ def held_store(folder: Path) -> Iterator[Hold]:
         _prepare(folder, file)
         yield Hold(lock_fd, folder / FOLDER)
     finally:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
         os.close(lock_fd)
 
 

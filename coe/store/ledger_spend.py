@@ -59,17 +59,17 @@ class LedgerSpend:
         account, nanos = reservation.account, reservation.nanos
         hold = (reservation.id, self._worker, nanos, reservation.expires_s)
 
-        def job(connection: sqlite3.Connection) -> int:
+        def job(connection: sqlite3.Connection) -> None:
             spent, reserved = self._standing(connection, account)
+            account.others = max(account.others, spent - account.own)
             self._local.check(key, nanos, spent, reserved)
             connection.execute(
                 "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?)",
                 (account.key_id, account.period, *hold),
             )
-            return spent
 
         try:
-            account.others = max(account.others, self._ledger.run(job) - account.own)
+            self._ledger.run(job)
         except LedgerAway:
             self._local.check(key, nanos, account.own + account.others, account.reserved)
         account.take_on(reservation)
@@ -85,6 +85,8 @@ class LedgerSpend:
         def job(connection: sqlite3.Connection) -> None:
             connection.execute(f"DELETE FROM holds {_OF} AND id = ?", mine)
             self._send(connection, account)
+            spent, _ = self._standing(connection, account)
+            account.others = max(account.others, spent - account.own)
 
         with suppress(LedgerAway):  # the next that reaches it brings the new total with it
             self._ledger.run(job)

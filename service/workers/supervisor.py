@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coe.errors import ConfigError
 from coe.service.workers.channel import Channel, ChannelGone
 from coe.service.workers.reloads import RELOAD, RELOAD_ALL, Reply, merged
 
@@ -131,6 +132,11 @@ class Supervisor:
         mine, its = socket.socketpair()
         try:
             process = await self.launch(index, its)
+        except (OSError, ConfigError) as error:
+            # The others serve on: it may be only now that no process is to be had.
+            mine.close()
+            self.say(f"worker {index} cannot be started: {error}")
+            return 1
         finally:
             its.close()
         channel = await Channel.over(mine, lambda question: self._answer(index, question))
@@ -138,7 +144,8 @@ class Supervisor:
         hearing = asyncio.create_task(channel.run())
         try:
             if self._stopping.is_set():  # while it was started
-                process.send_signal(signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
             return await process.wait()
         finally:
             del self._workers[index]

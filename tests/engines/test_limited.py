@@ -273,3 +273,15 @@ async def test_all_full_finds_the_bound_below_other_wrappers() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_nobody_is_sent_away_for_ever_however_many_are() -> None:
+    inner = Held()
+    engine = LimitedEngine(inner, 1, 0)
+    running = started(engine, request_of("a"))
+    await settle()
+    waits_s = [engine.turned_away().retry_after_s for _ in range(1000)]
+    assert max(waits_s) == waits_s[-1] == 9.0
+    inner.ends["a"].set_result(None)
+    await running
+    assert engine.wait_s < 1.5, "all is free again"

@@ -140,6 +140,18 @@ def test_wish_narrows_a_bound_and_never_widens_it(tmp_path: Path, wish: Wish) ->
     assert served.decide(_request(TOPICS["law"]), wish=wish).experts == ("guarded",)
 
 
+def test_wish_takes_no_more_experts_than_it_may(tmp_path: Path) -> None:
+    """LLM10: kinds of policies that are given a share, and no number, are bound, too."""
+    served = _served(tmp_path, "{}")
+    spec = PolicySpec("top-p", options={"p": 1.0})
+    ask = _request(TOPICS["law"])
+    (*_, last) = chosen = served.decide(ask, wish=Wish(policy=spec)).experts
+    assert len(chosen) > 2
+    bound = Wish(policy=spec, most=2)
+    assert served.decide(ask, wish=bound).experts == chosen[:2]
+    assert last not in served.explain(ask, bound).experts
+
+
 def test_wish_for_nobody_who_is_allowed_is_refused(tmp_path: Path) -> None:
     served = _served(tmp_path, "{law: [guarded]}")
     for wish in (Wish(("dear",)), Wish(policy=PolicySpec("top-1", options={"experts": "dear"}))):

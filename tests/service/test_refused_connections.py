@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from http.client import parse_headers
 from typing import Any
@@ -51,6 +51,15 @@ class Client:
         _, status, _ = self._file.readline().split(b" ", 2)
         headers = parse_headers(self._file)
         return int(status), headers, self._file.read(int(headers["content-length"]))
+
+    def closes_its_side(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def hears_all(self) -> bytes:
+        with suppress(ConnectionResetError):
+            return self._file.read()
+        return b""
 
     def hears_the_end(self) -> bool:
         return self._file.read(1) == b""
@@ -134,3 +143,39 @@ def test_connection_gives_the_place_back_after_each_request(gateway: Connect) ->
         for request, status in ((_post() + BODY, 200), (unread, 415), (_post() + BODY, 200)):
             client.says(request)
             assert client.hears()[0] == status
+
+
+ODD = (
+    b"POST http://host HTTP/1.1\r\nhost: coe\r\ncontent-length: 0\r\n\r\n",
+    b"POST http://a:b/ HTTP/1.1\r\nhost: coe\r\ncontent-length: 0\r\n\r\n",
+    b"POST http://host:99999999/ HTTP/1.1\r\nhost: coe\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: coe\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
+    _post("expect: 100-continue") + BODY,
+    _post()[:40],
+    b"POST / HTTP/1.1\r\nhost: coe\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+)
+
+
+@pytest.mark.parametrize("request_", ODD)
+def test_connection_keeps_no_place_for_what_cannot_be_read(
+    compose: Callable[..., Composition], serve: Any, request_: bytes
+) -> None:
+    gateway = Gateway(compose())
+    with serve(gateway_app(gateway)) as live:
+        for _ in range(3):
+            client = Client(live.url)
+            client.says(request_)
+            client.closes_its_side()
+            client.hears_all()
+            client.close()
+        client = Client(live.url)
+        client.says(_post(), BODY)
+        assert client.hears()[0] == 200
+        client.close()
+    assert gateway.intake.n_in_flight == 0
+
+
+def test_refused_connection_that_reads_nothing_is_ended(gateway: Connect) -> None:
+    many = b"POST / HTTP/1.1\r\nhost: coe\r\n\r\n" * 20_000
+    with gateway(0) as client, pytest.raises(OSError, match=r"reset|pipe"):
+        client.says(*[many] * 100)

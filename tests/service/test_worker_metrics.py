@@ -73,3 +73,15 @@ async def test_worker_takes_its_numbers_away_at_its_end(tmp_path: Path) -> None:
     publishing.cancel()
     await asyncio.gather(publishing, return_exceptions=True)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_worker_whose_disk_was_full_tells_its_numbers_later(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.write_text("in the way")
+    publishing = asyncio.create_task(WorkerMetrics(Own(1.0), folder, 0).publishing(0.0))
+    await asyncio.sleep(0)
+    folder.unlink()
+    while not (folder / "0.prom").exists():
+        await asyncio.sleep(0)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)

@@ -146,6 +146,7 @@ def test_held_store_is_nobody_elses_and_is_swept_once(tmp_path: Path) -> None:
             pass
     with held_store(tmp_path) as hold:
         assert list(hold.folder.iterdir()) == []
+    assert not hold.folder.exists(), "what they told each other is nobody else's"
 
 
 @pytest.fixture
@@ -271,3 +272,19 @@ def test_rates_are_kept_by_the_clock_of_the_machine(
         asyncio.run(asked())
     clock.now_s += 1.0
     asyncio.run(asked())
+
+
+async def test_worker_that_was_refused_remembers_why_without_the_ledger(
+    workers: Open, key_with: KeyWith, tmp_path: Path
+) -> None:
+    one, other, key = workers(0), workers(1), key_with(budget_usd=1.0)
+    await other.spend.settle(await other.spend.reserve(key, 0.9), 0.9)
+    with pytest.raises(BudgetExceeded):
+        await one.spend.reserve(key, 0.2)
+    (file,) = tmp_path.rglob("ledger.db")
+    with ExitStack() as stack:
+        lock = sqlite3.connect(file, isolation_level=None)
+        stack.callback(lock.close)
+        lock.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BudgetExceeded):
+            await one.spend.reserve(key, 0.2)

@@ -71,6 +71,8 @@ class Stage:
     vacant: list[int] = field(default_factory=list)
     now_s: float = 0.0
     cannot_begin: bool = False
+    launch_fails: OSError | None = None
+    """The next time, and then no more."""
 
     def __post_init__(self) -> None:
         self.ready, self.stopping = asyncio.Event(), asyncio.Event()
@@ -86,6 +88,9 @@ class Stage:
         self.running = asyncio.create_task(self.supervisor.run())
 
     async def _launch(self, index: int, end: socket.socket) -> FakeProcess:
+        if self.launch_fails is not None:
+            error, self.launch_fails = self.launch_fails, None
+            raise error
         process = FakeProcess(end, len(self.started))
         self.started.append((index, process))
         if self.cannot_begin:
@@ -141,6 +146,18 @@ async def test_worker_that_dies_young_leaves_its_place_for_a_while() -> None:
     assert stage.vacant == [1]
     assert await stage.end() == 0
     assert len(stage.started) == 2, "nobody is started once all are to end"
+
+
+async def test_worker_that_no_process_is_to_be_had_for_is_tried_again() -> None:
+    stage = Stage()
+    await asyncio.wait_for(stage.ready.wait(), 10)
+    stage.now_s = 60.0
+    stage.launch_fails = BlockingIOError(11, "Resource temporarily unavailable")
+    stage.started[1][1].die(-signal.SIGKILL)
+    await asyncio.wait_for(stage.until_started(3), 10)
+    assert stage.started[2][0] == 1
+    assert "worker 1 cannot be started: [Errno 11] Resource temporarily unavailable" in stage.said
+    assert await stage.end() == 0
 
 
 async def test_place_stays_open_where_nobody_else_serves() -> None:
