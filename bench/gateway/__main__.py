@@ -99,7 +99,8 @@ def _systems(
             systems.append(own[name])
             continue
         try:
-            system, installed = peer(name, (given.peers or folder / "peers") / name, expert_url)
+            place = (given.peers or folder / "peers").resolve()
+            system, installed = peer(name, place / name, expert_url)
         except CannotInstall as error:
             skipped[name] = f"it cannot be installed: {error}"
         else:

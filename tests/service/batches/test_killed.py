@@ -104,7 +104,7 @@ def test_killed_batch_keeps_what_each_expert_had_answered(folder: Path, aggregat
 def test_interrupted_batch_says_how_to_go_on(folder: Path) -> None:
     process = _begin(folder, "before", 40.0, "first")
     try:
-        _wait_for_lines(folder, process, 400)
+        _wait_for_lines(folder, process, 100)
     finally:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
