@@ -1,7 +1,8 @@
 """What a gateway does when its experts fail, when too much is asked, and when it is told to go.
 
     python -m bench.resilience                       every scene, to bench/results/resilience.json
-    python -m bench.resilience --only hang,overload --quick
+    python -m bench.resilience --only hang,overload  these scenes' rows alone are new
+    python -m bench.resilience --only hang --quick   a look, not a measurement
 
 Every scene has a gateway of its own, `coe serve` as a user runs it, before experts' servers that
 fail on command. Clients ask on schedule however late the answers are.
@@ -39,10 +40,20 @@ def main() -> None:
             place.mkdir()
             rows.append(uvloop.run(known[name](place)))
             print(json.dumps(rows[-1]), flush=True)
-    if not chosen.quick and not chosen.only:
-        command = "python -m bench.resilience"
-        told = {"command": command, "python": sys.version.split()[0], "rows": rows}
+    if not chosen.quick:
+        told = _told(rows, chosen.only, chosen.out)
         chosen.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _told(rows: list[Row], only: str | None, file: Path) -> dict[str, object]:
+    """All rows; of a run of some scenes, in the place of those that the file has of them."""
+    command = "python -m bench.resilience"
+    if only is None or not file.exists():
+        return {"command": command, "python": sys.version.split()[0], "rows": rows}
+    told: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+    new = {row["scene"]: {**row, "command": f"{command} --only {only}"} for row in rows}
+    before: list[Row] = told["rows"]  # type: ignore[assignment]
+    return {**told, "rows": [new.get(row["scene"], row) for row in before]}
 
 
 if __name__ == "__main__":
